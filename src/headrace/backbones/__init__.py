@@ -1,0 +1,1 @@
+"""Backbones: one adapter file per model family, the only doorway to transformers."""
