@@ -181,9 +181,7 @@ def shape_config(name: str) -> LlavaOnevisionConfig:
     )
 
 
-def build(
-    config: LlavaOnevisionConfig, *, seed: int = 0, dtype: torch.dtype = torch.float32, gain: float = 1.0
-) -> Any:
+def build(config: LlavaOnevisionConfig, *, seed: int = 0, dtype: torch.dtype = torch.float32, gain: float = 1.0) -> Any:
     """Build a model with random weights.
 
     Args:
@@ -229,9 +227,7 @@ def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
     """
     vocab = {word: i for i, word in enumerate(dict.fromkeys((*SPECIAL_TOKENS, "user", "assistant", *words)))}
     backend = Tokenizer(models.WordLevel(vocab, unk_token="<|unk|>"))
-    backend.normalizer = normalizers.Sequence(
-        [normalizers.Lowercase(), normalizers.Replace(Regex("[?.,!:;\"']"), " ")]
-    )
+    backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(Regex("[?.,!:;\"']"), " ")])
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.decoder = decoders.WordPiece(prefix="##", cleanup=False)
     tokenizer = PreTrainedTokenizerFast(

@@ -1,0 +1,36 @@
+"""The nouns of headrace: what a stream is made of, from a frame of pixels to an answer.
+
+Shape letters used in the whole package: ``T`` new decoder rows, ``N`` visual tokens, ``F`` frames, ``H`` query heads,
+``G`` key/value heads, ``D`` width, ``L`` layers, ``P`` position rows (1, or 3 for M-RoPE), ``J`` deepstack features.
+"""
+
+from headrace.types.rows import Attention, Cursor, Kind, LayerSpan, Moment, Segment, Span, join
+from headrace.types.spec import ModelSpec, Rope
+from headrace.types.talk import Answer, Decision, Event, Observation, Query, Report, Token
+from headrace.types.visual import Edit, Frame, Keep, Merge, Replace, VisualTokens
+
+__all__ = [
+    "Answer",
+    "Attention",
+    "Cursor",
+    "Decision",
+    "Edit",
+    "Event",
+    "Frame",
+    "Keep",
+    "Kind",
+    "LayerSpan",
+    "Merge",
+    "ModelSpec",
+    "Moment",
+    "Observation",
+    "Query",
+    "Replace",
+    "Report",
+    "Rope",
+    "Segment",
+    "Span",
+    "Token",
+    "VisualTokens",
+    "join",
+]

@@ -1,0 +1,167 @@
+"""Decoder rows: what goes in, what keys and values come out, and where the stream stands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from headrace.types.visual import VisualTokens
+
+
+class Kind(IntEnum):
+    """What a decoder row stands for; stored per row as int8."""
+
+    PREFIX = 0  # system prompt and everything before the first frame
+    VISUAL = 1  # one (pooled) visual token
+    NEWLINE = 2  # the row that closes a clip, or a frame where every frame is a clip
+    MARKER = 3  # delimiters and timestamps around visual rows
+    TEXT = 4  # questions
+    ANSWER = 5  # rows the model produced
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segment:
+    """A run of new rows for the decoder.
+
+    Attributes:
+        embeds: (T, D) input embeddings.
+        ids: (P, T) int64 position ids. Relative to the segment's start as a backbone builds it; canonical (counted
+            over the whole stream, before anything was dropped) after ``Backbone.place``.
+        advance: Positions this run consumes, dropped tokens included.
+        kind: (T,) int8, a ``Kind`` per row.
+        frame: (T,) int64 stream index of the frame a row shows, -1 for text.
+        time_s: (T,) float64 time of that frame in seconds, -1 for text.
+        tokens: (T,) int64 vocabulary ids, -1 for rows that are no vocabulary entries.
+        turn: Number of the conversation turn, 0 before the first question.
+        deep: (J, V, D) features added after decoder layers 0..J-1 to the V visual rows, or None.
+    """
+
+    embeds: Tensor
+    ids: Tensor
+    advance: int
+    kind: Tensor
+    frame: Tensor
+    time_s: Tensor
+    tokens: Tensor
+    turn: int = 0
+    deep: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.embeds.shape[0]
+
+    def fork(self) -> Segment:
+        """Return itself: the value is never changed in place, so streams may share it."""
+        return self
+
+
+def join(segments: Sequence[Segment]) -> Segment:
+    """Concatenate segments whose ids are all relative: each starts where the one before it ended."""
+    start, ids = 0, []
+    for seg in segments:
+        ids.append(seg.ids + start)
+        start += seg.advance
+    deep = [seg.deep for seg in segments if seg.deep is not None]
+    return replace(
+        segments[0],
+        embeds=torch.cat([seg.embeds for seg in segments]),
+        ids=torch.cat(ids, dim=1),
+        advance=start,
+        kind=torch.cat([seg.kind for seg in segments]),
+        frame=torch.cat([seg.frame for seg in segments]),
+        time_s=torch.cat([seg.time_s for seg in segments]),
+        tokens=torch.cat([seg.tokens for seg in segments]),
+        deep=torch.cat(deep, dim=1) if deep else None,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerSpan:
+    """The new rows of one decoder layer.
+
+    Attributes:
+        keys: (G, T, D) un-rotated keys (after a key norm, where the family has one).
+        values: (G, T, D).
+        rotated: (G, T, D) keys rotated at the positions the Context chose, or None.
+        rows: (T,) int64, which rows of the span these are; ascending. Fewer than all after a pruner dropped some.
+    """
+
+    keys: Tensor
+    values: Tensor
+    rotated: Tensor | None
+    rows: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A frame an answer rests on: its index, its time in seconds, and its share of attention, 0..1."""
+
+    frame: int
+    time_s: float
+    score: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attention:
+    """How much attention the watched rows paid to each frame.
+
+    Attributes:
+        frame: (R,) int64 stream index of the frame, -1 for text.
+        time_s: (R,) float64.
+        mass: (R,) float32 attention per row, mean over layers and heads; sums to 1.
+    """
+
+    frame: Tensor
+    time_s: Tensor
+    mass: Tensor
+
+    def moments(self, num: int) -> tuple[Moment, ...]:
+        """Return the ``num`` frames with most attention, heaviest first (earlier first on a tie)."""
+        visual = self.frame >= 0
+        if not bool(visual.any()):
+            return ()
+        frames, slot = self.frame[visual].unique(return_inverse=True)
+        mass = torch.zeros(len(frames), device=slot.device).index_add_(0, slot, self.mass[visual])
+        times = torch.zeros(len(frames), dtype=torch.float64, device=slot.device)
+        times.scatter_(0, slot, self.time_s[visual])
+        order = torch.argsort(mass, descending=True, stable=True)[:num].tolist()
+        return tuple(Moment(int(frames[i]), float(times[i]), float(mass[i])) for i in order)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Span:
+    """What a Context hands to a memory when it is finished.
+
+    Attributes:
+        segment: The rows, with canonical ids. A token memory reads ``tokens`` instead where it is given.
+        layers: Keys and values per decoder layer; empty for token memories.
+        positions: (P, T) int64 positions the keys were rotated at.
+        attention: Statistics of the watched rows, if any were asked for.
+        tokens: The visual tokens of the step, for token memories.
+    """
+
+    segment: Segment
+    layers: tuple[LayerSpan, ...] = ()
+    positions: Tensor | None = None
+    attention: Attention | None = None
+    tokens: VisualTokens | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cursor:
+    """Where the stream stands in canonical positions and in the conversation.
+
+    Attributes:
+        next: The next free canonical position id.
+        clip_open: True when frames were added since the last turn, so that the next turn must close the clip.
+        turn: Number of remembered turns so far.
+        answered: True when the last remembered rows are an answer, so that new rows must end it first.
+    """
+
+    next: int = 0
+    clip_open: bool = False
+    turn: int = 0
+    answered: bool = False

@@ -1,0 +1,80 @@
+"""What a method may know of the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Rope:
+    """Rotary embedding of a decoder.
+
+    Attributes:
+        inv_freq: (D/2,) float32 on the CPU.
+        scaling: Factor on cosine and sine.
+        trained_length: Longest position the model was trained for; up to it angles use the library's fp32
+            arithmetic, beyond it fp64.
+        kind: ``plain``, ``chunked`` or ``interleaved`` (how M-RoPE spreads P axes over the channels).
+        section: Channels per axis for M-RoPE, else None.
+    """
+
+    inv_freq: Tensor
+    scaling: float = 1.0
+    trained_length: int = 32768
+    kind: str = "plain"
+    section: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ModelSpec:
+    """What a method may know of the model.
+
+    Attributes:
+        family: transformers' model type.
+        name: Hub name or folder the weights came from.
+        layers: Decoder layers.
+        heads: Query heads of a decoder layer.
+        kv_heads: Key/value heads.
+        head_dim: Width of a head.
+        dim: Width of the decoder.
+        grid: (rows, columns) of visual tokens per temporal step.
+        vision_layers: Layers of the vision tower.
+        vision_dim: Width of the tower.
+        frames_per_step: Frames the tower takes at once (2 where patches span two frames).
+        rope: Rotary embedding.
+        scale: Factor on attention logits.
+        windows: Sliding window per layer in rows, None for full attention.
+        positions: Position policy the checkpoint was trained with once tokens are dropped: ``repack`` or ``original``.
+        dtype: Type of weights, keys and values.
+        device: Where they live.
+        stop_ids: Vocabulary ids that end an answer.
+        position_rows: P, 1 or 3.
+    """
+
+    family: str
+    name: str
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    dim: int
+    grid: tuple[int, int]
+    vision_layers: int
+    vision_dim: int
+    frames_per_step: int
+    rope: Rope
+    scale: float
+    windows: tuple[int | None, ...]
+    positions: str
+    dtype: torch.dtype
+    device: torch.device
+    stop_ids: tuple[int, ...]
+    position_rows: int = 1
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row's keys and values over all layers."""
+        return self.layers * self.kv_heads * self.head_dim * 2 * self.dtype.itemsize

@@ -1,0 +1,140 @@
+"""Questions, answers, and what the stream says by itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from headrace.types.rows import Moment
+from headrace.types.visual import VisualTokens
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A question and how to decode its answer.
+
+    Attributes:
+        text: The question.
+        max_tokens: Longest answer, in tokens, >= 1.
+        temperature: 0 takes the likeliest token; above 0 samples.
+        top_p: Sample from the smallest set of tokens with at least this probability, 0 < top_p <= 1.
+        seed: Seed of the sampling; the same seed gives the same answer.
+        stop: Strings that end the answer; they are not part of it.
+        remember: Write the question and the answer into the stream's memory.
+        evidence: How many moments to name.
+    """
+
+    text: str
+    max_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    remember: bool = False
+    evidence: int = 3
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise ValueError("question: is empty; give a question in words")
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens: must be at least 1, not {self.max_tokens}")
+        if self.temperature < 0:
+            raise ValueError(f"temperature: must be 0 or more, not {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p: must be above 0 and at most 1, not {self.top_p}")
+        if self.evidence < 0:
+            raise ValueError(f"evidence: must be 0 or more, not {self.evidence}")
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One decoded token: its vocabulary id, and the text that became certain with it."""
+
+    id: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer and what it cost.
+
+    Attributes:
+        question: The question.
+        text: The answer.
+        tokens: Vocabulary ids of the answer, without the stop id.
+        time_s: Stream time of the last frame seen, -1 before the first.
+        frames_seen: Frames that had been pushed when it was asked.
+        first_token_ms: From the question to the first token.
+        total_ms: From the question to the end.
+        prompt_rows: Decoder rows that were run for the question.
+        finish: ``stop``, ``length`` or ``cancelled``.
+        evidence: The frames the prompt's last row paid most attention to.
+    """
+
+    question: str
+    text: str
+    tokens: tuple[int, ...]
+    time_s: float
+    frames_seen: int
+    first_token_ms: float
+    total_ms: float
+    prompt_rows: int
+    finish: str
+    evidence: tuple[Moment, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one step (one or several frames) cost.
+
+    Attributes:
+        frames: Stream indices of the step's frames.
+        time_s: Time of the last of them.
+        tokens_in: Visual tokens before the compressor.
+        tokens_kept: Visual tokens after it.
+        stage_ms: Milliseconds per stage: ``pixels``, ``encode``, ``compress``, ``prefill``, ``speak``.
+        memory_bytes: Bytes the memory holds after the step.
+    """
+
+    frames: tuple[int, ...]
+    time_s: float
+    tokens_in: int
+    tokens_kept: int
+    stage_ms: dict[str, float] = field(default_factory=dict)
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Observation:
+    """What a speaker sees after a step.
+
+    Attributes:
+        frame: Stream index of the last frame.
+        time_s: Its time in seconds.
+        hidden: (T, D) last hidden rows of the step, or None when the speaker did not ask for them.
+        tokens: Visual tokens of the step after compression.
+    """
+
+    frame: int
+    time_s: float
+    hidden: Tensor | None
+    tokens: VisualTokens
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A speaker's verdict: whether to speak now, what to ask the model, and how sure it is (0..1)."""
+
+    speak: bool = False
+    prompt: str = ""
+    score: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something the stream said by itself, at ``time_s`` seconds, because of ``decision``."""
+
+    time_s: float
+    decision: Decision
+    answer: Answer

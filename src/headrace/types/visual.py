@@ -1,0 +1,141 @@
+"""Pictures and their visual tokens, and the edits a compressor may make to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """One picture of a stream.
+
+    Attributes:
+        index: Position in the source, counted from 0 over the frames that were handed out.
+        time_s: Presentation time in seconds from the start of the stream.
+        image: uint8 tensor (height, width, 3), RGB.
+        gap: True when frames are known to be missing before this one (reconnect, decode error).
+    """
+
+    index: int
+    time_s: float
+    image: Tensor
+    gap: bool = False
+
+    def __post_init__(self) -> None:
+        if self.image.dtype != torch.uint8 or self.image.ndim != 3 or self.image.shape[2] != 3:
+            shape, dtype = tuple(self.image.shape), self.image.dtype
+            raise ValueError(f"a frame's image must be uint8 (height, width, 3), not {dtype} {shape}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VisualTokens:
+    """Visual tokens of one step (one or several frames), with where each came from.
+
+    Attributes:
+        features: (N, D) features in the decoder's width.
+        frame: (N,) int64, ordinal of the token's frame within this step, 0..F-1.
+        row: (N,) int64 row on the pooled grid.
+        col: (N,) int64 column on the pooled grid.
+        grid: (rows, columns) of the pooled grid; the same for every frame of the step.
+        frames: Stream index of each of the F frames.
+        times_s: Presentation time of each of the F frames, in seconds.
+        deep: (J, N, D) features that join decoder layers 0..J-1, or None.
+        weight: (N,) float32 number of dense tokens each one stands for, or None when all are 1.
+    """
+
+    features: Tensor
+    frame: Tensor
+    row: Tensor
+    col: Tensor
+    grid: tuple[int, int]
+    frames: tuple[int, ...]
+    times_s: tuple[float, ...]
+    deep: Tensor | None = None
+    weight: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.features.shape[0]
+
+    @property
+    def dense_len(self) -> int:
+        """Number of tokens of this step before anything was dropped."""
+        return len(self.frames) * self.grid[0] * self.grid[1]
+
+    @property
+    def slot(self) -> Tensor:
+        """(N,) int64: index of each token among all tokens of the step before anything was dropped."""
+        return (self.frame * self.grid[0] + self.row) * self.grid[1] + self.col
+
+    def take(self, indices: Tensor) -> VisualTokens:
+        """Keep the tokens at ``indices`` ((K,) int64, ascending), with every attached map."""
+        return replace(
+            self,
+            features=self.features[indices],
+            frame=self.frame[indices],
+            row=self.row[indices],
+            col=self.col[indices],
+            deep=None if self.deep is None else self.deep[:, indices],
+            weight=None if self.weight is None else self.weight[indices],
+        )
+
+    def merge(self, groups: Tensor, weights: Tensor) -> VisualTokens:
+        """Average tokens into groups; a group keeps the place of its heaviest (then first) token.
+
+        Args:
+            groups: (N,) int64, group number of each token, 0..K-1, every group non-empty.
+            weights: (N,) float32 > 0, share of each token in its group's mean.
+
+        Returns:
+            K tokens, in the raster order of their places.
+        """
+        num = int(groups.max()) + 1
+        share = weights.float() / torch.zeros(num, device=weights.device).index_add_(0, groups, weights.float())[groups]
+        chief = torch.full((num,), len(self), dtype=torch.int64, device=groups.device)
+        heaviest = torch.zeros(num, device=weights.device).scatter_reduce_(0, groups, weights.float(), "amax")
+        is_chief = weights.float() == heaviest[groups]
+        chief.scatter_reduce_(0, groups[is_chief], torch.nonzero(is_chief).squeeze(1), "amin")
+
+        def mean(x: Tensor) -> Tensor:
+            out = torch.zeros(num, x.shape[1], dtype=torch.float32, device=x.device)
+            return out.index_add_(0, groups, x.float() * share[:, None]).to(x.dtype)
+
+        old = torch.ones(len(self), device=groups.device) if self.weight is None else self.weight
+        merged = replace(
+            self.take(chief),
+            features=mean(self.features),
+            deep=None if self.deep is None else torch.stack([mean(x) for x in self.deep]),
+            weight=torch.zeros(num, device=groups.device).index_add_(0, groups, old.float()),
+        )
+        return merged.take(torch.argsort(merged.slot))
+
+    def fork(self) -> VisualTokens:
+        """Return itself: the value is never changed in place, so streams may share it."""
+        return self
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Keep:
+    """A compressor's edit: keep the tokens at ``indices`` ((K,) int64, ascending)."""
+
+    indices: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Merge:
+    """A compressor's edit: average tokens with equal ``groups`` ((N,) int64), weighted by ``weights`` ((N,))."""
+
+    groups: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Replace:
+    """A compressor's edit: use these tokens instead."""
+
+    tokens: VisualTokens
+
+
+Edit = Keep | Merge | Replace
