@@ -1,0 +1,58 @@
+# make help lists everything. Every target sets the environment up first; .venv/.ready remembers that it is done.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-long test-gpu check format bench nano wheel clean distclean
+
+BIN := .venv/bin
+READY := .venv/.ready
+WORKERS ?= 2
+
+# One torch thread per test worker: the workers share the cores.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml requirements-dev.lock scripts/setup.sh
+	@PYTHON="$(PYTHON)" sh scripts/setup.sh
+
+demo: $(READY) ## Watch a stream, ask it questions, print every step live
+	@$(BIN)/headrace demo
+
+test: $(READY) ## Run all tests but the long ones, offline
+	@$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) -m "not long and not gpu"
+
+test-long: $(READY) ## Run the long tests
+	@$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) -m "long and not gpu"
+
+test-gpu: $(READY) ## Run the tests that need a GPU
+	@$(BIN)/python -m pytest -m gpu
+
+check: $(READY) ## Lint, formatting, types and the rules of the house
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(ONE_THREAD) $(BIN)/python -m pytest tests/house
+
+format: $(READY) ## Sort imports, fix what ruff can fix, format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(READY) ## Measure what the engine adds to the bare model
+	@$(BIN)/headrace bench overhead
+
+nano: $(READY) ## Train the embedded model
+	@$(BIN)/headrace train nano
+
+wheel: $(READY) ## Build dist/headrace-*.whl
+	@$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation --wheel-dir dist .
+	@rm -rf build
+	@ls dist
+
+clean: ## Remove builds and caches, keep the environment
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## Remove the environment too
+	@rm -rf .venv src/*.egg-info
