@@ -21,23 +21,23 @@ demo: $(READY) ## Watch a stream, ask it questions, print every step live
 	@$(BIN)/headrace demo
 
 test: $(READY) ## Run all tests but the long ones, offline
-	@$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) -m "not long and not gpu"
+	@$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not long and not gpu"
 
 test-long: $(READY) ## Run the long tests
-	@$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) -m "long and not gpu"
+	@$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "long and not gpu"
 
 test-gpu: $(READY) ## Run the tests that need a GPU
 	@$(BIN)/python -m pytest -m gpu
 
 check: $(READY) ## Lint, formatting, types and the rules of the house
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m ruff format --check .
+	@$(BIN)/python -m mypy
 	@$(ONE_THREAD) $(BIN)/python -m pytest tests/house
 
 format: $(READY) ## Sort imports, fix what ruff can fix, format
-	@$(BIN)/ruff check --fix .
-	@$(BIN)/ruff format .
+	@$(BIN)/python -m ruff check --fix .
+	@$(BIN)/python -m ruff format .
 
 bench: $(READY) ## Measure what the engine adds to the bare model
 	@$(BIN)/headrace bench overhead

@@ -4,7 +4,8 @@
 #   PYTHON=/path/to/python scripts/setup.sh    use this interpreter (3.11 or newer)
 #
 # torch, in this order: one the interpreter already has; where an NVIDIA GPU answers, the default wheel; else the
-# CPU build. An interrupted run leaves .venv/.building behind, and the next run starts over.
+# CPU build. An interrupted run leaves .venv/.building behind, and the next one starts over; after an error the next
+# one goes on where it stopped.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
@@ -19,6 +20,7 @@ say() { printf 'set-up: %s\n' "$*"; }
 
 fail() {
     why=$(grep -E '^(ERROR|error|OSError|[A-Za-z]*Error)' "$LOG" 2>/dev/null | tail -n 1 | cut -c 1-200)
+    rm -f "$VENV/.building" # pip ended by itself: what is installed is whole
     printf 'set-up failed: %s%s (all output: %s)\n' "$1" "${why:+: $why}" "$LOG" >&2
     exit 1
 }
@@ -64,6 +66,7 @@ make_venv() {
         say "1/4 updating the environment in $VENV"
         return
     fi
+    [ ! -e "$VENV/.building" ] || say "the last one was interrupted; starting over"
     base=$(find_python)
     if [ -z "$base" ]; then
         echo "set-up failed: no Python 3.11 or newer with venv and ensurepip found;" \
@@ -107,6 +110,7 @@ install_rest() {
 }
 
 make_venv
+rm -f "$VENV/.ready"
 touch "$VENV/.building"
 : >"$LOG"
 install_torch
