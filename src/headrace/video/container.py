@@ -1,0 +1,230 @@
+"""Containers and streams through PyAV: packets become shots with exact times."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import av
+
+from headrace.video.errors import OPEN_ERRORS, READ_ERRORS, VideoError, cause
+from headrace.video.rgb import to_rgb
+from headrace.video.shots import Facts, Shot, Warn
+from headrace.video.timeline import Timeline
+
+_TEXT_CODECS = frozenset({"ansi", "bintext", "xbin", "idf"})  # FFmpeg draws text files as pictures
+_STILL_FORMATS = ("image2", "_pipe")
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """Everything needed to open a container, and to open it again.
+
+    Attributes:
+        target: A path, an address, or a binary file object.
+        name: What messages call it.
+        format: Demuxer to force, or None to look at the data.
+        options: Demuxer and protocol options.
+        timeouts: (open, read) time-outs in seconds, or None for sources that do not hang.
+        live: True or False where known beforehand; None lets the length decide.
+        again: Whether the target can be opened a second time and seeked in (not a pipe).
+    """
+
+    target: Any
+    name: str
+    format: str | None = None
+    options: dict[str, str] = field(default_factory=dict)
+    timeouts: tuple[float, float] | None = None
+    live: bool | None = None
+    again: bool = True
+
+
+class ContainerReader:
+    """One opened container; reads its best video stream once."""
+
+    def __init__(self, opening: Opening, warn: Warn) -> None:
+        """Open the container and look at its header.
+
+        Raises:
+            VideoError: It cannot be opened, or has no video stream.
+        """
+        self._opening, self._warn = opening, warn
+        self._container = _open_container(opening)
+        try:
+            self._stream = _video_stream(self._container, opening.name)
+            self.facts = _facts(self._container, self._stream, opening)
+        except VideoError:
+            self._container.close()
+            raise
+        self._packets = self._decoded = self._damaged = 0
+        self._broken: str | None = None
+
+    def shots(self, start_s: float) -> Iterator[Shot]:
+        """Yield the decoded pictures in presentation order; what cannot be decoded is left out with a warning.
+
+        Args:
+            start_s: Seconds; where the container can seek, reading begins at the last keyframe before it.
+
+        Raises:
+            VideoError: A live source broke off. A finite one only warns and ends.
+        """
+        timeline = Timeline(self._stream.time_base, self._stream.start_time, self.facts.fps)
+        shots = self._shots(timeline)
+        if start_s > 0 and self._seek(start_s):
+            first = next(shots, None)
+            if first is not None and first.time_s <= start_s:
+                shots = chain([first], shots)
+            else:  # the index pointed past the place: read everything instead
+                self._reopen()
+                timeline.restart()
+                shots = self._shots(timeline)
+        yield from shots
+        self._report(timeline, whole=start_s <= 0)
+
+    def close(self) -> None:
+        """Close the container."""
+        self._container.close()
+
+    def _shots(self, timeline: Timeline) -> Iterator[Shot]:
+        gap = False
+        for picture in self._pictures():
+            if picture is None:
+                gap = self._decoded > 0
+                continue
+            self._decoded += 1
+            self._damaged += bool(picture.is_corrupt)
+            time_s, jumped = timeline.place(picture.pts)
+            yield Shot(time_s, partial(to_rgb, picture), gap or jumped)
+            gap = False
+
+    def _pictures(self) -> Iterator[av.VideoFrame | None]:
+        """Yield decoded frames, and None where one could not be decoded."""
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except READ_ERRORS as problem:
+                self._broken = cause(problem)
+                if self.facts.live:
+                    raise VideoError(f"{self.facts.name} broke off: {self._broken}") from problem
+                packet = None
+            if packet is None:
+                return
+            self._packets += packet.size > 0
+            self._damaged += packet.is_corrupt
+            try:
+                yield from packet.decode()
+            except READ_ERRORS:
+                self._damaged += self._decoded > 0 or not self.facts.live
+                yield None
+
+    def _seek(self, start_s: float) -> bool:
+        stream, opening = self._stream, self._opening
+        if self.facts.live or not opening.again or stream.start_time is None or stream.time_base is None:
+            return False
+        try:
+            ticks = int(Fraction(start_s).limit_denominator(1_000_000) / stream.time_base)
+            self._container.seek(stream.start_time + ticks, stream=stream, backward=True)
+        except READ_ERRORS:
+            self._reopen()
+            return False
+        return True
+
+    def _reopen(self) -> None:
+        self._container.close()
+        if hasattr(self._opening.target, "seek"):
+            self._opening.target.seek(0)
+        self._container = _open_container(self._opening)
+        self._stream = _video_stream(self._container, self._opening.name)
+        self._packets = self._decoded = self._damaged = 0
+
+    def _report(self, timeline: Timeline, whole: bool) -> None:
+        """Warn when the container held less than its header promised, or could not all be decoded."""
+        name, until = self.facts.name, timeline.last_s
+        if timeline.counted and self._decoded > 1:
+            self._warn(f"{name} carries no times; they were counted at {timeline.rate:g} frames per second")
+        if self.facts.live:
+            return
+        promised, length = self._stream.frames, self.facts.duration_s
+        missing = whole and "mov" in self._container.format.name and self._packets < promised
+        if length is not None and until is not None and not _audio_may_be_longer(self._container, self._stream):
+            missing = missing or length - until > max(0.5, 3 / timeline.rate)
+        if not (missing or self._damaged or self._broken):
+            return
+        reach = "" if until is None or length is None else f", up to {until:.2f} s of {length:.2f} s"
+        what = "is cut short or damaged" if missing or self._broken else "is damaged in places"
+        why = f" ({self._broken})" if self._broken else ""
+        self._warn(f"{name} {what}{why}: the {self._decoded} frames that decode were used{reach}")
+
+
+def _open_container(opening: Opening) -> Any:
+    began = time.monotonic()
+    try:
+        return av.open(
+            opening.target,
+            "r",
+            format=opening.format,
+            options=dict(opening.options),
+            timeout=opening.timeouts,
+            metadata_errors="replace",
+        )
+    except OPEN_ERRORS as problem:
+        if _unfinished(opening.target):
+            why = "its index is missing: the recording was cut off before it was finished, or is damaged"
+            raise VideoError(f"cannot open {opening.name}: {why}") from problem
+        late = opening.timeouts is not None and time.monotonic() - began >= 0.9 * opening.timeouts[0]
+        why = "nothing arrived before the time-out" if late else cause(problem)
+        raise VideoError(f"cannot open {opening.name}: {why}") from problem
+
+
+def _unfinished(target: Any) -> bool:
+    """Tell whether this is the beginning of an MP4 or MOV file, which cannot be read without its index."""
+    if not isinstance(target, str) or not Path(target).is_file():
+        return False
+    with open(target, "rb") as file:
+        return file.read(8)[4:] == b"ftyp"
+
+
+def _video_stream(container: Any, name: str) -> Any:
+    pictures = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    if not pictures:
+        kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
+        raise VideoError(f"cannot open {name}: it has no video stream, only {kinds}")
+    best = container.streams.best("video")
+    stream = best if best in pictures else pictures[0]
+    if stream.codec_context is None:
+        raise VideoError(f"cannot open {name}: its video codec is not supported")
+    if stream.codec_context.name in _TEXT_CODECS:
+        raise VideoError(f"cannot open {name}: it is a text file, not a video")
+    return stream
+
+
+def _facts(container: Any, stream: Any, opening: Opening) -> Facts:
+    rate = stream.average_rate or stream.guessed_rate
+    fps = float(rate) if rate and 0 < rate <= 1000 else None
+    duration = _duration(container, stream)
+    live = opening.live
+    if live is None:
+        sized = "hls" not in container.format.name and container.size > 0
+        still = container.format.name.endswith(_STILL_FORMATS)
+        live = duration is None and not sized and not still
+    if live:
+        return Facts(opening.name, fps=fps, live=True)
+    count = stream.frames or (round(duration * fps) if duration and fps else None)
+    return Facts(opening.name, fps=fps, duration_s=duration, num_frames=count)
+
+
+def _duration(container: Any, stream: Any) -> float | None:
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return container.duration / 1e6 if container.duration and container.duration > 0 else None
+
+
+def _audio_may_be_longer(container: Any, stream: Any) -> bool:
+    return stream.duration is None and len(container.streams) > 1

@@ -1,0 +1,208 @@
+"""``open``: from whatever the user calls a video to a ``VideoSource``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from headrace.video.address import Address, camera, is_camera, network, scheme_of
+from headrace.video.container import ContainerReader, Opening
+from headrace.video.errors import VideoError, cause
+from headrace.video.patience import within
+from headrace.video.pictures import PHOTO_SUFFIXES, ArrayReader, PhotoReader, open_folder, open_photo
+from headrace.video.piped import Piped, can_seek
+from headrace.video.reconnect import Reconnect, Unbroken
+from headrace.video.shots import Reader, Warn
+from headrace.video.source import Notes, VideoSource, Wanted
+
+#: What can be watched: text or a path, a binary file object, an array, or an iterable of arrays.
+Source = str | os.PathLike[str] | BinaryIO | Iterable[Any]
+
+
+def open(
+    source: Source,
+    *,
+    fps: float | None = None,
+    start: float | None = None,
+    end: float | None = None,
+    realtime: bool = False,
+    live: bool | None = None,
+    options: Mapping[str, str] | None = None,
+    open_timeout_s: float = 10.0,
+    read_timeout_s: float = 10.0,
+    queue_frames: int = 16,
+    reconnect: Reconnect | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], object] | None = None,
+) -> VideoSource:
+    """Open anything that shows pictures over time.
+
+    Args:
+        source: A video file; a folder of images (natural order); a photo; an ``http(s)``, HLS or ``rtsp`` address;
+            ``camera:0`` or ``/dev/video0``; ``-`` for a container piped into standard input, or a binary file object;
+            ``world:SEED[,key=value]``; a uint8 array (T,H,W,3), or an iterable of uint8 arrays (H,W,3).
+        fps: Frames per second wanted, > 0. Sources with times are sampled (see ``sampling.sample``: at each instant
+            the frame on the screen, none twice); folders and arrays have no times and get theirs from it (default 1).
+        start: First time wanted, in seconds. Files are decoded from the last keyframe before it.
+        end: First time no longer wanted, in seconds.
+        realtime: Hold frames back until their presentation time, and treat the source as live.
+        live: For addresses: whether frames wait for us. Default: RTSP, RTMP, UDP and the like never do; a web address
+            does when its length (in seconds or bytes) is known, so a file or a closed HLS playlist.
+        options: More FFmpeg options for the demuxer and protocol, such as ``{"rtsp_transport": "udp"}``.
+        open_timeout_s: Longest wait for an address to answer with a picture format, in seconds.
+        read_timeout_s: Longest silence of an address, in seconds; for HLS more than a segment's length.
+        queue_frames: Frames that may wait while the consumer of a live source is busy; then the oldest is dropped.
+        reconnect: How hard to try when a live source is lost; default ``Reconnect()``. Cameras and addresses only.
+        clock: Time in seconds, any origin; for tests.
+        sleep: Waits for seconds; for tests. The default wakes up when the source is closed.
+
+    Returns:
+        The opened source; iterate over it and close it.
+
+    Raises:
+        VideoError: It cannot be opened or an argument is out of range; one line that names it.
+    """
+    for name, value in (("open_timeout_s", open_timeout_s), ("read_timeout_s", read_timeout_s)):
+        if not value > 0:
+            raise VideoError(f"{name} must be above 0 seconds, not {value}")
+    wanted = Wanted(fps=fps, start_s=start, end_s=end, realtime=realtime, queue_frames=queue_frames)
+    notes, stop = Notes(), threading.Event()
+    wait = partial(_wait, stop, sleep)
+    where = _where(source, read_timeout_s)
+    reader: Reader
+    if isinstance(where, Address):
+        opening = _opening(where, dict(options or {}), (open_timeout_s, read_timeout_s), live)
+        reader = _connect(opening, notes)
+        if reader.facts.live:
+            again = partial(ContainerReader, opening, notes)
+            reader = Unbroken(reader, again, reconnect or Reconnect(), clock, wait, notes)
+    elif isinstance(where, Path):
+        reader = _open_path(where, fps, dict(options or {}), notes)
+    elif isinstance(where, World):
+        reader = _open_world(where.text)
+    elif hasattr(where, "read"):
+        reader = _open_stream(where, dict(options or {}), notes)
+    else:
+        reader = ArrayReader(where, fps or 1.0)
+    if isinstance(reader, PhotoReader | ArrayReader):  # their times came from fps already
+        wanted = replace(wanted, fps=None)
+    try:
+        _check_start(reader, wanted)
+        return VideoSource(reader, wanted, notes, stop, clock, wait)
+    except ValueError:
+        reader.close()
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The text after ``world:``."""
+
+    text: str
+
+
+def _where(source: Any, read_timeout_s: float) -> Any:
+    """Turn text and paths into a ``Path``, ``Address``, ``World`` or the standard input; leave the rest."""
+    if isinstance(source, os.PathLike):
+        return Path(source)
+    if not isinstance(source, str):
+        if isinstance(source, Iterable) or hasattr(source, "read"):
+            return source
+        kind = type(source).__name__
+        raise VideoError(f"cannot open a {kind}: a path, an address, a file object or arrays are expected")
+    if source == "-":
+        return sys.stdin.buffer
+    if source.startswith("world:"):
+        return World(source.removeprefix("world:"))
+    if is_camera(source, sys.platform):
+        return camera(source, sys.platform)
+    scheme = scheme_of(source)
+    if scheme == "file":
+        return Path(url2pathname(urlsplit(source).path))
+    if scheme is not None:
+        return network(source, read_timeout_s)
+    if not source.strip():
+        raise VideoError("the source is empty: a path, an address, camera:0, world:SEED or - is expected")
+    return Path(source)
+
+
+def _opening(where: Address, options: dict[str, str], timeouts: tuple[float, float], live: bool | None) -> Opening:
+    return Opening(
+        where.target,
+        where.name,
+        format=where.format,
+        options={**where.options, **options},
+        timeouts=timeouts,
+        live=where.live if live is None else live,
+    )
+
+
+def _connect(opening: Opening, warn: Warn) -> ContainerReader:
+    assert opening.timeouts is not None
+    patience = opening.timeouts[0]
+    try:
+        return within(patience, partial(ContainerReader, opening, warn), ContainerReader.close)
+    except TimeoutError:
+        raise VideoError(f"cannot open {opening.name}: no answer within {patience:g} s") from None
+
+
+def _open_path(path: Path, fps: float | None, options: dict[str, str], warn: Warn) -> Reader:
+    try:
+        if path.is_dir():
+            return open_folder(path, fps or 1.0, warn)
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise VideoError(f"no such file or folder: {path}") from None
+    except OSError as problem:
+        raise VideoError(f"cannot open {path}: {cause(problem)}") from problem
+    if path.is_file() and size == 0:
+        raise VideoError(f"cannot open {path}: the file is empty")
+    if path.suffix.lower() in PHOTO_SUFFIXES:
+        return open_photo(path, fps or 1.0, warn)
+    opening = Opening(os.fspath(path), os.fspath(path), options=options, live=False, again=path.is_file())
+    return ContainerReader(opening, warn)
+
+
+def _open_stream(stream: BinaryIO, options: dict[str, str], warn: Warn) -> Reader:
+    name = "standard input" if stream is getattr(sys.stdin, "buffer", None) else "the file object"
+    isatty = getattr(stream, "isatty", None)
+    if isatty is not None and isatty():
+        raise VideoError(f"cannot open {name}: nothing is piped into it")
+    again = can_seek(stream)
+    target = stream if again else Piped(stream, name)
+    return ContainerReader(Opening(target, name, options=options, live=False, again=again), warn)
+
+
+def _open_world(text: str) -> Reader:
+    from headrace.video.synthetic import WorldReader  # here, so that video files need no world
+
+    try:
+        return WorldReader(text)
+    except ValueError as problem:
+        raise VideoError(str(problem)) from problem
+
+
+def _check_start(reader: Reader, wanted: Wanted) -> None:
+    facts = reader.facts
+    if facts.duration_s is None or facts.live or wanted.start_s is None:
+        return
+    end = facts.begins_s + facts.duration_s
+    if wanted.start_s >= end:
+        raise VideoError(f"start={wanted.start_s:g} s is past the end of {facts.name}, which lasts {end:.2f} s")
+
+
+def _wait(stop: threading.Event, sleep: Callable[[float], object] | None, seconds: float) -> bool:
+    """Wait for seconds; True when the source was closed meanwhile."""
+    if sleep is None:
+        return stop.wait(seconds)
+    sleep(seconds)
+    return stop.is_set()

@@ -1,0 +1,149 @@
+"""Sources that are pictures already: a photo, a folder of photos, an array, any iterable of arrays."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from headrace.video.errors import VideoError
+from headrace.video.shots import Facts, Shot, Warn
+
+#: Suffixes that are read as photos.
+PHOTO_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+
+
+def load_photo(path: Path) -> Tensor:
+    """Read one photo as uint8 (height, width, 3) RGB, turned as its EXIF orientation says.
+
+    Raises:
+        VideoError: The file is not a picture, or is damaged.
+    """
+    try:
+        with Image.open(path) as photo:
+            upright = ImageOps.exif_transpose(photo)
+            if upright.mode.startswith("I;16"):  # Pillow clips 16-bit grey at 255 instead of scaling it
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            return torch.from_numpy(np.array(upright.convert("RGB")))
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
+        why = "damaged" if not isinstance(problem, UnidentifiedImageError) else "not a picture"
+        raise VideoError(f"cannot read {path}: the file is {why}; a png, jpeg, webp or bmp is expected") from problem
+
+
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Sort key under which ``frame2`` comes before ``frame10``; ties are broken by the plain name."""
+    parts = re.findall(r"\d+|\D+", name)
+    key = [(0, int(part), "") if part.isdecimal() else (1, 0, part.casefold()) for part in parts]
+    return [*key, (2, 0, name)]
+
+
+class PhotoReader:
+    """Photos in a given order, one every ``1 / fps`` seconds; damaged ones are left out with a warning."""
+
+    def __init__(self, name: str, paths: list[Path], fps: float, warn: Warn) -> None:
+        duration = len(paths) / fps
+        self.facts = Facts(name, fps=fps, duration_s=duration, num_frames=len(paths))
+        self._paths, self._fps, self._warn = paths, fps, warn
+
+    def shots(self, start_s: float) -> Iterator[Shot]:
+        """Yield one shot per photo; photo ``i`` has the time ``i / fps``."""
+        gap, lone = False, len(self._paths) == 1
+        for i, path in enumerate(self._paths):
+            if i / self._fps < start_s:
+                continue
+            try:
+                image = load_photo(path)
+            except VideoError as problem:
+                if lone:
+                    raise
+                self._warn(f"{problem}; it was left out")
+                gap = True
+                continue
+            yield Shot(i / self._fps, partial(_same, image), gap)
+            gap = False
+
+    def close(self) -> None:
+        """Nothing is held open between photos."""
+
+
+def open_photo(path: Path, fps: float, warn: Warn) -> PhotoReader:
+    """Open one photo as a one-frame video; a broken one is refused at once.
+
+    Raises:
+        VideoError: The file is not a picture.
+    """
+    load_photo(path)
+    return PhotoReader(str(path), [path], fps, warn)
+
+
+def open_folder(folder: Path, fps: float, warn: Warn) -> PhotoReader:
+    """Open the photos directly inside a folder, in natural order of their names.
+
+    Raises:
+        VideoError: The folder holds no photo.
+    """
+    found = [p for p in folder.iterdir() if p.suffix.lower() in PHOTO_SUFFIXES and p.is_file()]
+    if not found:
+        raise VideoError(f"no images in the folder {folder}; png, jpeg, webp or bmp files are expected in it")
+    return PhotoReader(str(folder), sorted(found, key=lambda p: natural_key(p.name)), fps, warn)
+
+
+class ArrayReader:
+    """Pictures in memory, one every ``1 / fps`` seconds: an array (T,H,W,3), or any iterable of (H,W,3)."""
+
+    def __init__(self, pictures: Iterable[Any], fps: float) -> None:
+        self._pictures, self._fps = _unstack(pictures), fps
+        count = len(self._pictures) if isinstance(self._pictures, list) else None
+        if count == 0:
+            raise VideoError("an array source needs at least one frame; this one has none")
+        duration = None if count is None else count / fps
+        self.facts = Facts("array", fps=fps, duration_s=duration, num_frames=count)
+
+    def shots(self, start_s: float) -> Iterator[Shot]:
+        """Yield one shot per picture; picture ``i`` has the time ``i / fps``.
+
+        Raises:
+            VideoError: A picture is not uint8 (H,W,3).
+        """
+        for i, picture in enumerate(self._pictures):
+            yield Shot(i / self._fps, partial(_same, _as_image(picture, f"frame {i}")))
+
+    def close(self) -> None:
+        """Close the iterable if it is a generator that can be closed."""
+        close = getattr(self._pictures, "close", None)
+        if close is not None:
+            close()
+
+
+def _unstack(pictures: Iterable[Any]) -> list[Any] | Iterable[Any]:
+    if isinstance(pictures, np.ndarray | Tensor):
+        shape = tuple(pictures.shape)
+        if len(shape) == 3:
+            return [_as_image(pictures, "the array")]
+        if len(shape) != 4 or shape[3] != 3 or str(pictures.dtype).removeprefix("torch.") != "uint8":
+            raise VideoError(f"an array source must be uint8 (T, H, W, 3), not {pictures.dtype} {shape}")
+        return list(pictures)
+    if isinstance(pictures, list | tuple):
+        return [_as_image(picture, f"frame {i}") for i, picture in enumerate(pictures)]
+    return pictures
+
+
+def _as_image(picture: Any, what: str) -> Tensor:
+    if isinstance(picture, np.ndarray):
+        picture = torch.from_numpy(np.ascontiguousarray(picture)) if picture.dtype == np.uint8 else picture
+    shape = tuple(getattr(picture, "shape", ()))
+    if not isinstance(picture, Tensor) or picture.dtype != torch.uint8 or len(shape) != 3 or shape[2] != 3:
+        kind = getattr(picture, "dtype", type(picture).__name__)
+        raise VideoError(f"{what} must be a uint8 (H, W, 3) array, not {kind} {shape or ''}".rstrip())
+    return picture
+
+
+def _same(image: Tensor) -> Tensor:
+    return image

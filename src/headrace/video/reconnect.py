@@ -1,0 +1,122 @@
+"""One unbroken run of shots from a source that breaks off and comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from headrace.video.errors import VideoError
+from headrace.video.shots import Reader, Shot, Warn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reconnect:
+    """How hard to try to get a lost live source back.
+
+    Attributes:
+        tries: Attempts in a row before giving up, >= 0; None never gives up. A frame that arrives resets the count.
+        first_s: Wait before the first attempt, in seconds; it doubles with every further one.
+        longest_s: Longest wait between attempts, in seconds.
+    """
+
+    tries: int | None = 10
+    first_s: float = 0.5
+    longest_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.tries is not None and self.tries < 0:
+            raise ValueError(f"reconnect tries must be 0 or more, or None for ever, not {self.tries}")
+        if not 0 <= self.first_s <= self.longest_s:
+            raise ValueError(f"reconnect needs 0 <= first_s <= longest_s, not {self.first_s} and {self.longest_s}")
+
+    def delay_s(self, failures: int) -> float:
+        """Return the wait in seconds after ``failures`` attempts failed in a row."""
+        return min(self.first_s * 2.0 ** min(failures, 60), self.longest_s)
+
+
+class Unbroken:
+    """A live source read across its losses.
+
+    The first frame has time 0. After a loss, the first frame is a gap, and its time is the last frame's plus the
+    wall-clock time between their arrivals. A source that comes back with a known length has ended.
+    """
+
+    def __init__(
+        self,
+        first: Reader,
+        connect: Callable[[], Reader],
+        policy: Reconnect,
+        clock: Callable[[], float],
+        wait: Callable[[float], object],
+        warn: Warn,
+    ) -> None:
+        """Take over an open reader.
+
+        Args:
+            first: The connection that was made already.
+            connect: Makes another one; raises VideoError when it cannot.
+            policy: When to try again.
+            clock: Wall clock in seconds, any origin.
+            wait: Waits for a number of seconds; returns true when reading should stop.
+            warn: Told of every loss and every return.
+        """
+        self.facts = first.facts
+        self._reader: Reader | None = first
+        self._connect, self._policy, self._clock, self._wait, self._warn = connect, policy, clock, wait, warn
+        self._failures = 0
+        self._last: tuple[float, float] | None = None  # time of the last shot, and when it came
+
+    def shots(self, start_s: float) -> Iterator[Shot]:
+        """Yield shots until the source has ended or is given up; times never run backwards."""
+        del start_s  # nothing to seek in
+        why = "it ended"
+        while self._reader is not None or self._return(why):
+            try:
+                yield from self._connection()
+                why = "it ended"
+            except VideoError as problem:
+                why = str(problem)
+            self.close()
+
+    def close(self) -> None:
+        """Close the present connection, if there is one."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _connection(self) -> Iterator[Shot]:
+        assert self._reader is not None
+        shift: float | None = None
+        for shot in self._reader.shots(0.0):
+            now = self._clock()
+            back = shift is None and self._last is not None
+            if shift is None:
+                resumed = 0.0 if self._last is None else self._last[0] + max(0.0, now - self._last[1])
+                shift = resumed - shot.time_s
+            if back:
+                self._warn(f"{self.facts.name} is back at {shot.time_s + shift:.1f} s")
+            self._failures = 0
+            time_s = shot.time_s + shift
+            self._last = (time_s, now)
+            yield replace(shot, time_s=time_s, gap=shot.gap or back)
+
+    def _return(self, why: str) -> bool:
+        """Try to connect again; False when the source has ended, is given up, or reading should stop."""
+        name, tries = self.facts.name, self._policy.tries
+        while tries is None or self._failures < tries:
+            delay = self._policy.delay_s(self._failures)
+            self._warn(f"{name} was lost ({why}); trying again in {delay:.1f} s")
+            self._failures += 1
+            if self._wait(delay):
+                return False
+            try:
+                self._reader = self._connect()
+            except VideoError as problem:
+                why = str(problem)
+                continue
+            if not self._reader.facts.live:  # an HLS playlist that was closed meanwhile
+                self.close()
+                return False
+            return True
+        self._warn(f"{name} ended: {why}" if not tries else f"{name} was given up after {tries} tries: {why}")
+        return False
