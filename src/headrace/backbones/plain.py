@@ -327,13 +327,14 @@ def forward(model: Any, ids: Tensor, pixels: Tensor) -> Tensor:
     Returns:
         (T, vocabulary) logits.
     """
-    return model(input_ids=ids, pixel_values_videos=pixels, use_cache=False).logits[0]
+    logits: Tensor = model(input_ids=ids, pixel_values_videos=pixels, use_cache=False).logits[0]
+    return logits
 
 
 @torch.inference_mode()
 def generate(model: Any, ids: Tensor, pixels: Tensor, *, max_tokens: int) -> list[int]:
     """Run transformers' own greedy generate; returns the new ids, without the stop id."""
-    out = model.generate(
+    out: list[int] = model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
         pixel_values_videos=pixels,

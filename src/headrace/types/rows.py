@@ -53,16 +53,45 @@ class Segment:
     def __len__(self) -> int:
         return self.embeds.shape[0]
 
+    def cut(self, start: int, stop: int) -> Segment:
+        """Take the rows ``start..stop`` of a segment that has been run (deepstack features are gone by then)."""
+        part = slice(start, stop)
+        return replace(
+            self,
+            embeds=self.embeds[part],
+            ids=self.ids[:, part],
+            advance=stop - start,
+            kind=self.kind[part],
+            frame=self.frame[part],
+            time_s=self.time_s[part],
+            tokens=self.tokens[part],
+            deep=None,
+        )
+
+    def num_bytes(self) -> int:
+        """Bytes of all attached tensors."""
+        parts = (self.embeds, self.ids, self.kind, self.frame, self.time_s, self.tokens, self.deep)
+        return sum(x.numel() * x.itemsize for x in parts if x is not None)
+
     def fork(self) -> Segment:
         """Return itself: the value is never changed in place, so streams may share it."""
         return self
 
 
-def join(segments: Sequence[Segment]) -> Segment:
-    """Concatenate segments whose ids are all relative: each starts where the one before it ended."""
+def join(segments: Sequence[Segment], *, placed: bool = False) -> Segment:
+    """Concatenate segments.
+
+    Args:
+        segments: At least one.
+        placed: The ids are canonical already. Otherwise they are relative, and each segment starts where the one
+            before it ended.
+
+    Returns:
+        One segment, with the first one's turn.
+    """
     start, ids = 0, []
     for seg in segments:
-        ids.append(seg.ids + start)
+        ids.append(seg.ids if placed else seg.ids + start)
         start += seg.advance
     deep = [seg.deep for seg in segments if seg.deep is not None]
     return replace(
@@ -123,7 +152,7 @@ class Attention:
         visual = self.frame >= 0
         if not bool(visual.any()):
             return ()
-        frames, slot = self.frame[visual].unique(return_inverse=True)
+        frames, slot = torch.unique(self.frame[visual], return_inverse=True)
         mass = torch.zeros(len(frames), device=slot.device).index_add_(0, slot, self.mass[visual])
         times = torch.zeros(len(frames), dtype=torch.float64, device=slot.device)
         times.scatter_(0, slot, self.time_s[visual])
@@ -148,6 +177,16 @@ class Span:
     positions: Tensor | None = None
     attention: Attention | None = None
     tokens: VisualTokens | None = None
+
+    def cut(self, start: int, stop: int) -> Span:
+        """Take the rows ``start..stop``, in every layer those of them that are left."""
+        layers = []
+        for layer in self.layers:
+            at = slice(*(int(torch.searchsorted(layer.rows, row)) for row in (start, stop)))
+            rotated = None if layer.rotated is None else layer.rotated[:, at]
+            layers.append(LayerSpan(layer.keys[:, at], layer.values[:, at], rotated, layer.rows[at] - start))
+        positions = None if self.positions is None else self.positions[:, start:stop]
+        return Span(self.segment.cut(start, stop), tuple(layers), positions, self.attention, self.tokens)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -36,7 +36,7 @@ class VisualTokens:
 
     Attributes:
         features: (N, D) features in the decoder's width.
-        frame: (N,) int64, ordinal of the token's frame within this step, 0..F-1.
+        frame: (N,) int64, ordinal of the token's frame within this step, 0..F-1. Places stay on the CPU.
         row: (N,) int64 row on the pooled grid.
         col: (N,) int64 column on the pooled grid.
         grid: (rows, columns) of the pooled grid; the same for every frame of the step.
@@ -71,12 +71,13 @@ class VisualTokens:
 
     def take(self, indices: Tensor) -> VisualTokens:
         """Keep the tokens at ``indices`` ((K,) int64, ascending), with every attached map."""
+        host = indices.cpu()
         return replace(
             self,
             features=self.features[indices],
-            frame=self.frame[indices],
-            row=self.row[indices],
-            col=self.col[indices],
+            frame=self.frame[host],
+            row=self.row[host],
+            col=self.col[host],
             deep=None if self.deep is None else self.deep[:, indices],
             weight=None if self.weight is None else self.weight[indices],
         )
@@ -110,6 +111,19 @@ class VisualTokens:
             weight=torch.zeros(num, device=groups.device).index_add_(0, groups, old.float()),
         )
         return merged.take(torch.argsort(merged.slot))
+
+    def split(self) -> tuple[VisualTokens, ...]:
+        """Cut a step into its frames; a frame that lost all its tokens stays, empty."""
+        parts = []
+        for i, (frame, time_s) in enumerate(zip(self.frames, self.times_s, strict=True)):
+            part = self.take(torch.nonzero(self.frame == i).squeeze(1))
+            parts.append(replace(part, frame=torch.zeros_like(part.frame), frames=(frame,), times_s=(time_s,)))
+        return tuple(parts)
+
+    def num_bytes(self) -> int:
+        """Bytes of all attached tensors."""
+        parts = (self.features, self.frame, self.row, self.col, self.deep, self.weight)
+        return sum(x.numel() * x.itemsize for x in parts if x is not None)
 
     def fork(self) -> VisualTokens:
         """Return itself: the value is never changed in place, so streams may share it."""

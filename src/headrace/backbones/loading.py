@@ -1,0 +1,105 @@
+"""Find a checkpoint, check it, and load it with stock transformers: safetensors only, no remote code."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from transformers import AutoConfig, AutoTokenizer
+from transformers.utils import cached_file
+
+
+class ModelError(ValueError):
+    """A model that cannot be loaded; one line that names it and says what would be right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Where a model comes from.
+
+    Attributes:
+        name: Hub name or folder.
+        revision: Branch, tag or commit on the hub, None for the default.
+        offline: Use only what is on this machine.
+    """
+
+    name: str
+    revision: str | None = None
+    offline: bool = False
+
+    @property
+    def is_folder(self) -> bool:
+        """True when the name is a path on this machine."""
+        return Path(self.name).is_dir()
+
+    def options(self) -> dict[str, Any]:
+        """Arguments of every ``from_pretrained``."""
+        return {
+            "revision": self.revision,
+            "local_files_only": self.offline or self.is_folder,
+            "trust_remote_code": False,
+        }
+
+    def read(self, file: str) -> str | None:
+        """Read a text file of the checkpoint, None where there is none."""
+        options = {k: v for k, v in self.options().items() if k != "trust_remote_code"}
+        path = cached_file(self.name, file, _raise_exceptions_for_missing_entries=False, **options)
+        return None if path is None else Path(path).read_text(encoding="utf-8")
+
+    def config(self) -> Any:
+        """Load the configuration.
+
+        Raises:
+            ModelError: The folder or hub name holds none, or cannot be reached.
+        """
+        if not self.is_folder and (Path(self.name).exists() or self.name.startswith(("/", "./", "../", "~"))):
+            raise ModelError(f"model {self.name!r}: is not a folder; give a folder with config.json, or a hub name")
+        if self.is_folder and not (Path(self.name) / "config.json").is_file():
+            raise ModelError(f"model folder {self.name!r}: holds no config.json; give a folder save_pretrained wrote")
+        try:
+            return AutoConfig.from_pretrained(self.name, **self.options())
+        except (OSError, LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, json.JSONDecodeError) as error:
+            where = "in the local cache (--offline)" if self.offline else "on the hub or on this machine"
+            raise ModelError(f"model {self.name!r}: not found {where}: {_first_line(error)}") from None
+        except (ValueError, KeyError) as error:
+            raise ModelError(f"model {self.name!r}: config.json cannot be used: {_first_line(error)}") from None
+
+    def tokenizer(self) -> Any:
+        """Load the tokenizer.
+
+        Raises:
+            ModelError: There is none.
+        """
+        try:
+            return AutoTokenizer.from_pretrained(self.name, **self.options())
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(f"model {self.name!r}: no usable tokenizer: {_first_line(error)}") from None
+
+    def weights(self, model_class: Any, *, dtype: torch.dtype, device: torch.device) -> Any:
+        """Load the weights in ``dtype`` onto ``device``, ready to serve.
+
+        Raises:
+            ModelError: They are missing, damaged, or not safetensors.
+        """
+        transformers.utils.logging.disable_progress_bar()
+        try:
+            model, info = model_class.from_pretrained(
+                self.name, dtype=dtype, use_safetensors=True, output_loading_info=True, **self.options()
+            )
+        except Exception as error:
+            raise ModelError(f"model {self.name!r}: weights cannot be loaded: {_first_line(error)}") from None
+        if info["missing_keys"] or info["mismatched_keys"]:
+            missing = sorted(info["missing_keys"]) + [str(key) for key in info["mismatched_keys"]]
+            raise ModelError(f"model {self.name!r}: {len(missing)} weights are missing or misshapen, e.g. {missing[0]}")
+        return model.to(device).eval().requires_grad_(False)
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line of an error, without the advice transformers adds."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")[:300]

@@ -1,0 +1,59 @@
+"""Vision towers walked layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headrace.protocols import VisionBlock
+
+
+class SiglipBlock:
+    """A SigLIP layer of transformers, opened (pre-norm, full attention within a frame)."""
+
+    def __init__(self, layer: Any) -> None:
+        self._layer = layer
+        self._heads = layer.self_attn.num_heads
+
+    def norm1(self, h: Tensor) -> Tensor:
+        """Normalise (F, N, D) before the attention."""
+        return self._layer.layer_norm1(h)  # type: ignore[no-any-return]
+
+    def keys(self, x: Tensor) -> Tensor:
+        """Project (F, N, D) to keys."""
+        return self._layer.self_attn.k_proj(x)  # type: ignore[no-any-return]
+
+    def queries_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Project (F, U, D) to queries and values."""
+        return self._layer.self_attn.q_proj(x), self._layer.self_attn.v_proj(x)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend (F, U, D) queries to (F, N, D) keys and values of the same frame."""
+        q, k, v = (x.unflatten(-1, (self._heads, -1)).transpose(1, 2) for x in (q, k, v))
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=self._layer.self_attn.scale)
+        return out.transpose(1, 2).flatten(2)
+
+    def out(self, o: Tensor) -> Tensor:
+        """Project the attention's output."""
+        return self._layer.self_attn.out_proj(o)  # type: ignore[no-any-return]
+
+    def norm2(self, h: Tensor) -> Tensor:
+        """Normalise before the MLP."""
+        return self._layer.layer_norm2(h)  # type: ignore[no-any-return]
+
+    def mlp(self, x: Tensor) -> Tensor:
+        """Apply the MLP."""
+        return self._layer.mlp(x)  # type: ignore[no-any-return]
+
+
+def run_tower(blocks: Sequence[VisionBlock], h: Tensor) -> Tensor:
+    """Run every layer over all rows: (F, N, D) to (F, N, D)."""
+    for block in blocks:
+        x = block.norm1(h)
+        q, v = block.queries_values(x)
+        h = h + block.out(block.attend(q, block.keys(x), v))
+        h = h + block.mlp(block.norm2(h))
+    return h

@@ -1,0 +1,105 @@
+"""Preallocated blocks of keys and values, and views of them that never change.
+
+A ``Run`` names the rows ``start..stop`` of a block. Runs are values: appending, evicting and forking make new runs, and
+a reader that holds an old one still sees exactly the rows it was given, because rows of a block are written once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headrace.types import LayerSpan
+
+
+@dataclass(slots=True, eq=False)
+class Block:
+    """Room for R rows of one layer.
+
+    Attributes:
+        keys: (G, R, D) un-rotated keys.
+        values: (G, R, D).
+        rotated: (G, R, D) keys at their position, or None where positions change.
+        rows: (R,) int64 row numbers, on the CPU.
+    """
+
+    keys: Tensor
+    values: Tensor
+    rotated: Tensor | None
+    rows: Tensor
+
+    @staticmethod
+    def empty(like: LayerSpan, num_rows: int) -> Block:
+        """Allocate a block for rows like these; untouched pages cost no memory on a CPU."""
+        heads, _, width = like.keys.shape
+
+        def room() -> Tensor:
+            return torch.empty(heads, num_rows, width, dtype=like.keys.dtype, device=like.keys.device)
+
+        return Block(
+            keys=room(),
+            values=room(),
+            rotated=None if like.rotated is None else room(),
+            rows=torch.empty(num_rows, dtype=torch.int64),
+        )
+
+    @property
+    def capacity(self) -> int:
+        """Rows there is room for."""
+        return self.rows.shape[0]
+
+    def copy(self, start: int, stop: int) -> Block:
+        """Copy the rows ``start..stop`` to the same places of a new block of the same size."""
+
+        def half(x: Tensor) -> Tensor:
+            new = torch.empty_like(x)
+            new[..., start:stop, :] = x[..., start:stop, :]
+            return new
+
+        rows = torch.empty_like(self.rows)
+        rows[start:stop] = self.rows[start:stop]
+        return Block(half(self.keys), half(self.values), None if self.rotated is None else half(self.rotated), rows)
+
+    def put(self, at: int, span: LayerSpan, source: slice, first_row: int) -> None:
+        """Write the rows ``source`` of a span at ``at``; row numbers count from ``first_row``."""
+        target = slice(at, at + source.stop - source.start)
+        self.keys[:, target] = span.keys[:, source]
+        self.values[:, target] = span.values[:, source]
+        if self.rotated is not None and span.rotated is not None:
+            self.rotated[:, target] = span.rotated[:, source]
+        self.rows[target] = span.rows[source] + first_row
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """The rows ``start..stop`` of a block, as one reader sees them."""
+
+    block: Block
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def keys(self) -> Tensor:
+        """(G, S, D) un-rotated keys, a view."""
+        return self.block.keys[:, self.start : self.stop]
+
+    @property
+    def values(self) -> Tensor:
+        """(G, S, D) values, a view."""
+        return self.block.values[:, self.start : self.stop]
+
+    @property
+    def rotated(self) -> Tensor:
+        """(G, S, D) rotated keys, a view."""
+        assert self.block.rotated is not None, "this cache keeps no rotated keys"
+        return self.block.rotated[:, self.start : self.stop]
+
+    @property
+    def rows(self) -> Tensor:
+        """(S,) int64 row numbers, a view on the CPU."""
+        return self.block.rows[self.start : self.stop]

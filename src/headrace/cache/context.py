@@ -1,0 +1,173 @@
+"""The Context of memories that keep rows in the cache: past, private tail, and the new rows themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from headrace.cache.blocks import Run
+from headrace.cache.table import RowView
+from headrace.cache.tail import Tail
+from headrace.ops.attention import KeyGroup, attention_mass, joint_attention
+from headrace.ops.rope import cos_sin, rotate
+from headrace.types import Attention, LayerSpan, ModelSpec, Segment, Span, join
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Past:
+    """A part of the past that every new row may see: per layer its runs, and what is known of the rows.
+
+    Attributes:
+        layers: Per layer the runs, oldest first.
+        rows: Metadata; row numbers of the runs count in this table.
+        moved: (P, R) positions the rows are rotated at for this Context, or None to use the cache's rotated keys.
+    """
+
+    layers: tuple[tuple[Run, ...], ...]
+    rows: RowView
+    moved: Tensor | None = None
+
+
+class CacheContext:
+    """Attend to parts of the past, to the rows of this prompt so far, and causally to the new rows.
+
+    Args:
+        spec: The model.
+        past: Parts of the past, oldest first.
+        next_row: Row number of the first new row in arrival order; counts sliding windows and packed positions.
+        positions: ``original`` rotates new rows at their canonical ids; ``repack`` at their arrival number.
+    """
+
+    def __init__(self, spec: ModelSpec, past: Sequence[Past], *, next_row: int, positions: str) -> None:
+        self._spec = spec
+        self._past = tuple(past)
+        self._next_row = next_row
+        self._positions = positions
+        self._tails = [Tail() for _ in range(spec.layers)]
+        self._segments: list[Segment] = []
+        self._places: list[Tensor] = []
+        self._num = 0
+        self._numbers = torch.empty(0, dtype=torch.int64)
+        self._angles: tuple[Tensor, Tensor] | None = None
+        self._moved = [
+            None if part.moved is None else cos_sin(spec.rope, part.moved, dtype=spec.dtype, device=spec.device)
+            for part in self._past
+        ]
+        self._mass: list[Tensor] | None = None
+
+    def begin(self, segment: Segment) -> None:
+        """Decide the positions of the new rows: canonical ids, or the arrival number on every axis."""
+        start = self._num
+        self._num += len(segment)
+        self._numbers = torch.arange(start, self._num)
+        if self._positions == "original":
+            place = segment.ids
+        else:
+            place = (self._numbers + self._next_row).expand(self._spec.position_rows, -1)
+        self._segments.append(segment)
+        self._places.append(place)
+        self._angles = cos_sin(self._spec.rope, place, dtype=self._spec.dtype, device=self._spec.device)
+
+    def attend(
+        self, layer: int, rows: Tensor | None, q: Tensor, k: Tensor, v: Tensor, *, watch: bool = False
+    ) -> Tensor:
+        """Attend the last U of the new rows; see ``protocols.Context``."""
+        assert self._angles is not None, "begin comes before attend"
+        cos, sin = self._angles
+        number = self._numbers
+        if rows is not None:
+            cos, sin, number = cos[rows], sin[rows], number[rows.cpu()]
+        rotated, num_q = rotate(k, cos, sin), q.shape[1]
+        out = q
+        if num_q:
+            q = rotate(q, cos[-num_q:], sin[-num_q:])
+            groups, owners = self._groups(layer, number[-num_q:] + self._next_row)
+            groups.append(self._own(rotated, v, number, num_q, layer))
+            owners.append(number + self._num_past())
+            out = joint_attention(q, groups, scale=self._spec.scale)
+            if watch:
+                self._note(q[:, -1:], groups, owners)
+        self._tails[layer].append(k, v, rotated, number)
+        return out
+
+    def _groups(self, layer: int, query_rows: Tensor) -> tuple[list[KeyGroup], list[Tensor]]:
+        """Past and tail of a layer as key groups, with the place of each key in the noted attention."""
+        groups, owners, offset = [], [], 0
+        window = self._spec.windows[layer]
+        for part, turned in zip(self._past, self._moved, strict=True):
+            for run in part.layers[layer]:
+                at = run.rows - part.rows.first
+                if turned is None:
+                    keys = run.rotated
+                else:
+                    keys = rotate(run.keys, turned[0][at], turned[1][at])
+                if (group := _windowed(keys, run.values, run.rows, query_rows, window)) is not None:
+                    groups.append(group)
+                    owners.append(at + offset)
+            offset += part.rows.stop - part.rows.first
+        if len(self._tails[layer]):
+            tail = self._tails[layer].span()
+            assert tail.rotated is not None
+            group = _windowed(tail.rotated, tail.values, tail.rows + self._next_row, query_rows, window)
+            if group is not None:
+                groups.append(group)
+                owners.append(tail.rows + offset)
+        return groups, owners
+
+    def _own(self, rotated: Tensor, v: Tensor, number: Tensor, num_q: int, layer: int) -> KeyGroup:
+        """The new rows as keys of themselves: row i sees rows up to i, within the layer's window."""
+        window, num = self._spec.windows[layer], number.shape[0]
+        if num_q == num and (window is None or int(number[-1] - number[0]) < window):
+            return KeyGroup(rotated, v, causal=True)
+        queries = number[-num_q:, None]
+        mask = number[None] <= queries
+        if window is not None:
+            mask &= number[None] > queries - window
+        return KeyGroup(rotated, v, mask=None if bool(mask.all()) else mask.to(rotated.device))
+
+    def _num_past(self) -> int:
+        return sum(part.rows.stop - part.rows.first for part in self._past)
+
+    def _note(self, q: Tensor, groups: Sequence[KeyGroup], owners: Sequence[Tensor]) -> None:
+        """Remember the attention of one row per layer; the newest prompt counts."""
+        cut = [KeyGroup(g.keys, g.values, None if g.mask is None else g.mask[-1:]) for g in groups]
+        mass = torch.zeros(self._num_past() + self._num)
+        for owner, weights in zip(owners, attention_mass(q, cut, scale=self._spec.scale), strict=True):
+            mass.index_add_(0, owner, weights.cpu())
+        self._mass = [*(self._mass or []), mass] if self._mass and len(self._mass[0]) == len(mass) else [mass]
+
+    def attention(self) -> Attention | None:
+        """How much the last watched row looked at every row, mean over layers; None if nothing was watched."""
+        if not self._mass:
+            return None
+        mass = torch.stack(self._mass).mean(dim=0)
+        frames = [part.rows.column("frame") for part in self._past] + [seg.frame for seg in self._segments]
+        times = [part.rows.column("time_s") for part in self._past] + [seg.time_s for seg in self._segments]
+        num = len(mass)
+        return Attention(torch.cat(frames)[:num], torch.cat(times)[:num], mass)
+
+    def finish(self) -> Span:
+        """Hand over the rows of the tail."""
+        segment = join(self._segments, placed=True)
+        layers: tuple[LayerSpan, ...] = tuple(tail.span() for tail in self._tails)
+        return Span(
+            segment=replace(segment, turn=self._segments[-1].turn),
+            layers=layers,
+            positions=torch.cat(self._places, dim=1),
+            attention=self.attention(),
+        )
+
+
+def _windowed(
+    keys: Tensor, values: Tensor, key_rows: Tensor, query_rows: Tensor, window: int | None
+) -> KeyGroup | None:
+    """Cut a group to a sliding window: None when no query sees it, no mask when all see all of it."""
+    if window is None:
+        return KeyGroup(keys, values)
+    mask = key_rows[None] > query_rows[:, None] - window
+    if bool(mask.all()):
+        return KeyGroup(keys, values)
+    return KeyGroup(keys, values, mask=mask.to(keys.device)) if bool(mask.any()) else None

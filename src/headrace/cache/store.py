@@ -1,0 +1,223 @@
+"""The key/value cache of one stream.
+
+Rows are appended to preallocated blocks and never moved: pushing a frame copies its own rows and nothing of the past.
+Full blocks are sealed; a fork shares them and copies only the open one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headrace.cache.blocks import Block, Run
+from headrace.cache.table import RowTable
+from headrace.types import LayerSpan, ModelSpec, Span
+
+
+class KVCache:
+    """Keys and values of every layer, with metadata per row.
+
+    Layers may hold different rows (a pruner drops rows between layers); a row number means the same row in all.
+    One thread may change a cache at a time; readers hold runs and a row view, which never change under them.
+
+    Args:
+        spec: The model; gives layers and position rows.
+        block_rows: Rows per block. Larger blocks mean fewer parts per attention, smaller ones free memory sooner.
+        first_row: Number of the first row that will be appended.
+    """
+
+    def __init__(self, spec: ModelSpec, *, block_rows: int = 4096, first_row: int = 0) -> None:
+        if block_rows < 1:
+            raise ValueError(f"block_rows: must be at least 1, not {block_rows}")
+        self.spec = spec
+        self.block_rows = block_rows
+        self.table = RowTable(spec.position_rows, base=first_row, first=first_row, stop=first_row)
+        self._runs: list[tuple[Run, ...]] = [()] * spec.layers
+        self._open: list[Block | None] = [None] * spec.layers
+
+    def __len__(self) -> int:
+        """Rows of the fullest layer."""
+        return max(self.num_rows(layer) for layer in range(self.spec.layers))
+
+    def num_rows(self, layer: int) -> int:
+        """Rows a layer holds."""
+        return sum(len(run) for run in self._runs[layer])
+
+    def runs(self, layer: int) -> tuple[Run, ...]:
+        """The rows of a layer, oldest first, as views that later changes leave alone."""
+        return self._runs[layer]
+
+    def snapshot(self) -> tuple[tuple[Run, ...], ...]:
+        """The rows of all layers; see ``runs``."""
+        return tuple(self._runs)
+
+    def append(self, span: Span) -> None:
+        """Write a span's rows behind the others. On an error nothing has changed.
+
+        Args:
+            span: Its layers hold (G, T, D) keys and values; ``rotated`` is either always or never given.
+        """
+        first = self.table.stop
+        grown = [self._extended(layer, rows, first) for layer, rows in enumerate(span.layers)]
+        self.table.append(span.segment)
+        self._runs = [runs for runs, _ in grown]
+        self._open = [block for _, block in grown]
+
+    def _extended(self, layer: int, span: LayerSpan, first_row: int) -> tuple[tuple[Run, ...], Block | None]:
+        runs, block = list(self._runs[layer]), self._open[layer]
+        done, num = 0, span.rows.shape[0]
+        while done < num:
+            at = runs[-1].stop if block is not None else 0
+            if block is None or at == block.capacity:
+                block, at = Block.empty(span, self.block_rows), 0
+                runs.append(Run(block, 0, 0))
+            count = min(num - done, block.capacity - at)
+            block.put(at, span, slice(done, done + count), first_row)
+            runs[-1] = Run(block, runs[-1].start, at + count)
+            done += count
+        return tuple(runs), block
+
+    def evict_before(self, row: int) -> None:
+        """Forget all rows with a number below ``row``. Copies nothing; a block is freed with its last row."""
+        for layer, runs in enumerate(self._runs):
+            kept = list(runs)
+            while kept and int(kept[0].rows[0]) < row:
+                first = kept.pop(0)
+                start = first.start + int(torch.searchsorted(first.rows, row))
+                if start < first.stop:
+                    kept.insert(0, Run(first.block, start, first.stop))
+            self._runs[layer] = tuple(kept)
+            if not kept:
+                self._open[layer] = None
+        self.table.drop_before(row)
+
+    def truncate(self, row: int) -> None:
+        """Forget ``row`` and all rows after it; copies at most one block per layer."""
+        for layer, runs in enumerate(self._runs):
+            kept = []
+            for run in runs:
+                stop = run.start + int(torch.searchsorted(run.rows, row))
+                if stop > run.start:
+                    kept.append(Run(run.block, run.start, stop))
+            self._own_last(layer, kept)
+        self.table.drop_after(row)
+
+    def select(self, rows: Sequence[Tensor]) -> None:
+        """Keep only the given rows, packed into new blocks.
+
+        Args:
+            rows: Per layer (K,) int64 ascending row numbers, all of them held.
+
+        Raises:
+            ValueError: A row is not in the layer, or the rows do not ascend.
+        """
+        layers: list[LayerSpan | None] = []
+        for layer, wanted in enumerate(rows):
+            runs = self._runs[layer]
+            held = torch.cat([run.rows for run in runs]) if runs else torch.empty(0, dtype=torch.int64)
+            at = torch.searchsorted(held, wanted)
+            if bool((at >= len(held)).any()) or not torch.equal(held[at], wanted) or bool((wanted.diff() <= 0).any()):
+                raise ValueError(f"select: layer {layer} does not hold these rows, in ascending order")
+            layers.append(_gathered(runs, at, wanted) if len(wanted) else None)
+        self._runs, self._open = [()] * self.spec.layers, [None] * self.spec.layers
+        for layer, span in enumerate(layers):
+            if span is not None:
+                self._runs[layer], self._open[layer] = self._extended(layer, span, 0)
+
+    def fork(self) -> KVCache:
+        """Copy for another stream: sealed blocks are shared, open ones copied."""
+        twin = KVCache(self.spec, block_rows=self.block_rows)
+        twin.table = self.table.fork()
+        for layer, runs in enumerate(self._runs):
+            if self._open[layer] is None:
+                twin._runs[layer] = runs
+            else:
+                twin._own_last(layer, list(runs))
+        return twin
+
+    def _own_last(self, layer: int, runs: list[Run]) -> None:
+        """Make these the layer's runs, with an own copy of the last block if it has room left."""
+        owned = None
+        if runs and runs[-1].stop < runs[-1].block.capacity:
+            last = runs[-1]
+            owned = last.block.copy(last.start, last.stop)
+            runs = [*runs[:-1], Run(owned, last.start, last.stop)]
+        self._runs[layer], self._open[layer] = tuple(runs), owned
+
+    def num_bytes(self) -> int:
+        """Bytes of the rows that have been written to the blocks still held, and of the table."""
+        total = self.table.num_bytes()
+        for runs in self._runs:
+            for run in runs:
+                parts = 2 if run.block.rotated is None else 3
+                heads, _, width = run.block.keys.shape
+                total += run.stop * (heads * width * parts * run.block.keys.itemsize + 8)
+        return total
+
+    def check(self) -> None:
+        """Assert that the cache is whole; tests call it after every write."""
+        for layer, runs in enumerate(self._runs):
+            last = self.table.first - 1
+            for i, run in enumerate(runs):
+                assert 0 <= run.start < run.stop <= run.block.capacity, f"layer {layer}: empty or overlong run"
+                assert int(run.rows[0]) > last, f"layer {layer}: rows do not ascend across runs"
+                assert bool((run.rows.diff() > 0).all()), f"layer {layer}: rows do not ascend"
+                last = int(run.rows[-1])
+                sealed = run.block is not self._open[layer]
+                assert sealed or i == len(runs) - 1, f"layer {layer}: the open block is not the last"
+                assert run.block.keys.shape == run.block.values.shape, f"layer {layer}: keys and values differ"
+            assert last < self.table.stop, f"layer {layer}: a row is not in the table"
+        assert self.table.base <= self.table.first <= self.table.stop
+
+    def pack(self) -> dict[str, Any]:
+        """Turn into a tree of tensors and numbers that ``unpack`` rebuilds with the same blocks."""
+        layers = []
+        for runs in self._runs:
+            packed = []
+            for run in runs:
+                parts = {"keys": run.keys.clone(), "values": run.values.clone(), "rows": run.rows.clone()}
+                if run.block.rotated is not None:
+                    parts["rotated"] = run.rotated.clone()
+                packed.append({"start": run.start, "capacity": run.block.capacity, **parts})
+            layers.append(tuple(packed))
+        return {"block_rows": self.block_rows, "table": self.table.pack(), "layers": tuple(layers)}
+
+    @staticmethod
+    def unpack(tree: dict[str, Any], spec: ModelSpec) -> KVCache:
+        """Rebuild from ``pack`` on the model's device."""
+        cache = KVCache(spec, block_rows=tree["block_rows"])
+        cache.table = RowTable.unpack(tree["table"], spec.position_rows)
+        for layer, packed in enumerate(tree["layers"]):
+            runs = []
+            for part in packed:
+                rotated = part.get("rotated")
+                span = LayerSpan(
+                    keys=part["keys"].to(spec.device),
+                    values=part["values"].to(spec.device),
+                    rotated=None if rotated is None else rotated.to(spec.device),
+                    rows=part["rows"],
+                )
+                block = Block.empty(span, part["capacity"])
+                block.put(part["start"], span, slice(0, len(part["rows"])), 0)
+                runs.append(Run(block, part["start"], part["start"] + len(part["rows"])))
+            cache._runs[layer] = tuple(runs)
+            is_open = bool(runs) and runs[-1].stop < runs[-1].block.capacity
+            cache._open[layer] = runs[-1].block if is_open else None
+        return cache
+
+
+def _gathered(runs: Sequence[Run], at: Tensor, wanted: Tensor) -> LayerSpan:
+    """Copy the rows at positions ``at`` of a layer's runs."""
+
+    def pick(parts: list[Tensor]) -> Tensor:
+        return torch.cat(parts, dim=1).index_select(1, at.to(parts[0].device))
+
+    return LayerSpan(
+        keys=pick([run.keys for run in runs]),
+        values=pick([run.values for run in runs]),
+        rotated=None if runs[0].block.rotated is None else pick([run.rotated for run in runs]),
+        rows=wanted,
+    )

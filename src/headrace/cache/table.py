@@ -1,0 +1,163 @@
+"""What is known of every row of a stream's cache: kind, frame, time, turn and canonical ids.
+
+One table serves all layers; a layer refers to it by row number. Row numbers count from 0 over the life of the stream
+and are never used again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headrace.types import Segment
+
+
+@dataclass(slots=True, eq=False)
+class Chunk:
+    """Room for the columns of R rows; on the CPU.
+
+    Attributes:
+        kind: (R,) int8.
+        frame: (R,) int64.
+        time_s: (R,) float64.
+        turn: (R,) int32.
+        ids: (P, R) int64 canonical position ids.
+    """
+
+    kind: Tensor
+    frame: Tensor
+    time_s: Tensor
+    turn: Tensor
+    ids: Tensor
+
+    @staticmethod
+    def empty(num_rows: int, position_rows: int) -> Chunk:
+        """Allocate a chunk."""
+        return Chunk(
+            kind=torch.empty(num_rows, dtype=torch.int8),
+            frame=torch.empty(num_rows, dtype=torch.int64),
+            time_s=torch.empty(num_rows, dtype=torch.float64),
+            turn=torch.empty(num_rows, dtype=torch.int32),
+            ids=torch.empty(position_rows, num_rows, dtype=torch.int64),
+        )
+
+    def put(self, target: slice, segment: Segment, source: slice) -> None:
+        """Write the rows ``source`` of a segment."""
+        self.kind[target] = segment.kind[source]
+        self.frame[target] = segment.frame[source]
+        self.time_s[target] = segment.time_s[source]
+        self.turn[target] = segment.turn
+        self.ids[:, target] = segment.ids[:, source]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowView:
+    """The rows ``first..stop`` of a table as they were when it was taken; later appends do not change them."""
+
+    chunks: tuple[Chunk, ...]
+    chunk_rows: int
+    base: int
+    first: int
+    stop: int
+
+    def column(self, name: str) -> Tensor:
+        """Gather one column over all rows: (R,), or (P, R) for ``ids``."""
+        parts = [getattr(chunk, name) for chunk in self.chunks]
+        whole = torch.cat(parts, dim=-1) if parts else torch.empty(0, dtype=torch.int64)
+        return whole[..., self.first - self.base : self.stop - self.base]
+
+    def ids_of(self, row: int) -> Tensor:
+        """(P,) canonical ids of one row."""
+        at = row - self.base
+        return self.chunks[at // self.chunk_rows].ids[:, at % self.chunk_rows]
+
+
+@dataclass(slots=True, eq=False)
+class RowTable:
+    """Columns of all rows a cache holds, in chunks that are dropped from the front.
+
+    Attributes:
+        position_rows: P.
+        chunk_rows: Rows per chunk.
+        chunks: The chunks, oldest first.
+        base: Row number of the first chunk's first row.
+        first: Oldest row that may still be asked for.
+        stop: Next row number.
+    """
+
+    position_rows: int
+    chunk_rows: int = 4096
+    chunks: tuple[Chunk, ...] = ()
+    base: int = 0
+    first: int = 0
+    stop: int = 0
+    _columns: tuple[str, ...] = field(default=("kind", "frame", "time_s", "turn", "ids"), repr=False)
+
+    def append(self, segment: Segment) -> int:
+        """Add a segment's rows; returns the number of the first."""
+        first, done = self.stop, 0
+        while done < len(segment):
+            at = (self.stop - self.base) % self.chunk_rows
+            if self.stop - self.base == len(self.chunks) * self.chunk_rows:
+                self.chunks = (*self.chunks, Chunk.empty(self.chunk_rows, self.position_rows))
+            count = min(len(segment) - done, self.chunk_rows - at)
+            self.chunks[-1].put(slice(at, at + count), segment, slice(done, done + count))
+            self.stop += count
+            done += count
+        return first
+
+    def drop_before(self, row: int) -> None:
+        """Forget rows before ``row``; whole chunks leave."""
+        self.first = min(max(self.first, row), self.stop)
+        whole = min((self.first - self.base) // self.chunk_rows, len(self.chunks))
+        self.chunks, self.base = self.chunks[whole:], self.base + whole * self.chunk_rows
+
+    def drop_after(self, row: int) -> None:
+        """Forget ``row`` and all rows after it. Their numbers are used again."""
+        self.stop = max(row, self.first)
+        keep = -(-(self.stop - self.base) // self.chunk_rows)
+        self.chunks = self.chunks[:keep]
+        self._own_last()
+
+    def view(self) -> RowView:
+        """Take an unchanging view of the rows there are now."""
+        return RowView(self.chunks, self.chunk_rows, self.base, self.first, self.stop)
+
+    def fork(self) -> RowTable:
+        """Copy; full chunks are shared, the open one is copied."""
+        twin = RowTable(self.position_rows, self.chunk_rows, self.chunks, self.base, self.first, self.stop)
+        twin._own_last()
+        return twin
+
+    def _own_last(self) -> None:
+        if self.chunks and (self.stop - self.base) % self.chunk_rows:
+            last = self.chunks[-1]
+            copy = Chunk(*(getattr(last, name).clone() for name in self._columns))
+            self.chunks = (*self.chunks[:-1], copy)
+
+    def num_bytes(self) -> int:
+        """Bytes of the rows that are held."""
+        return (self.stop - self.base) * (1 + 8 + 8 + 4 + 8 * self.position_rows)
+
+    def pack(self) -> dict[str, Any]:
+        """Turn into a tree of tensors and numbers."""
+        view = self.view()
+        columns = {name: view.column(name).clone() for name in self._columns} if self.chunks else {}
+        return {"columns": columns, "first": self.first, "stop": self.stop}
+
+    @staticmethod
+    def unpack(tree: dict[str, Any], position_rows: int) -> RowTable:
+        """Rebuild from ``pack``."""
+        table = RowTable(position_rows, base=tree["first"], first=tree["first"], stop=tree["first"])
+        columns = tree["columns"]
+        num = tree["stop"] - tree["first"]
+        for start in range(0, num, table.chunk_rows):
+            chunk, count = Chunk.empty(table.chunk_rows, position_rows), min(table.chunk_rows, num - start)
+            for name in table._columns:
+                getattr(chunk, name)[..., :count] = columns[name][..., start : start + count]
+            table.chunks = (*table.chunks, chunk)
+            table.stop += count
+        return table

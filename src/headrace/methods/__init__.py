@@ -1,0 +1,1 @@
+"""Published methods and baselines, one file each, in a folder per role."""

@@ -1,0 +1,1 @@
+"""Compressors thin visual tokens before the decoder."""

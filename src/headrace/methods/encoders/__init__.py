@@ -1,0 +1,1 @@
+"""Encoders turn the frames of a step into visual tokens."""

@@ -1,0 +1,1 @@
+"""Memories keep the past of a stream."""

@@ -1,0 +1,120 @@
+"""StreamingLLM: attention sinks and a rolling window of rows.
+
+Paper: Efficient Streaming Language Models with Attention Sinks (arXiv 2309.17453, ICLR 2024).
+Original: mit-han-lab/streaming-llm (MIT).
+
+The first rows of a stream draw much attention whatever they hold; without them a sliding window breaks down. So the
+cache keeps them for ever, keeps the newest rows, and counts positions inside what is left, so that no position ever
+grows past the window.
+
+Ours differs: only distances matter to rotary attention, so instead of re-rotating the whole window at every step, the
+window keeps its rotated keys and the few sinks move up to the row before it. With ``original`` positions the window
+keeps the gaps of dropped tokens. The sinks are the text prefix unless a number is given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from headrace.cache import CacheContext, KVCache, Past, RowView
+from headrace.ops.positions import check_policy, resolve_policy
+from headrace.protocols import Card
+from headrace.types import Kind, ModelSpec, Segment, Span, VisualTokens
+
+
+@dataclass(slots=True)
+class StreamingLLMState:
+    """Sinks and window, and how many of the first rows become sinks (-1 before the first write)."""
+
+    sinks: KVCache
+    window: KVCache
+    num_sinks: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamingLLM:
+    """Keep the first rows and the newest rows."""
+
+    window: int = 2048  # rows
+    sinks: int | None = None  # rows; None: the text prefix
+    positions: str = "auto"  # repack: as published; original: ids with gaps where tokens were dropped; auto: as trained
+
+    card: ClassVar[Card] = Card(
+        "StreamingLLM",
+        paper="https://arxiv.org/abs/2309.17453",
+        licence="MIT",
+        differs="moves the sinks instead of re-rotating the window; the same distances, so the same attention",
+    )
+    causal: ClassVar[bool] = True
+    tunable: ClassVar[frozenset[str]] = frozenset({"window"})
+    presets: ClassVar[dict[str, str]] = {}
+    shorthand: ClassVar[str] = "window"
+    kind: ClassVar[str] = "kv"
+
+    def __post_init__(self) -> None:
+        check_policy(self.positions)
+        if self.window < 1:
+            raise ValueError(f"window: must be at least 1 row, not {self.window}")
+        if self.sinks is not None and self.sinks < 0:
+            raise ValueError(f"sinks: must be 0 rows or more, not {self.sinks}")
+
+    def init(self, spec: ModelSpec) -> StreamingLLMState:
+        """Empty sinks, empty window."""
+        return StreamingLLMState(KVCache(spec, block_rows=64), KVCache(spec, block_rows=self._block_rows), -1)
+
+    @property
+    def _block_rows(self) -> int:
+        return max(64, self.window // 4)
+
+    def read(self, state: StreamingLLMState, spec: ModelSpec, *, query: bool) -> CacheContext:
+        """See the sinks just before the window, and the window."""
+        policy = resolve_policy(self.positions, spec.positions)
+        sinks, window = state.sinks.table.view(), state.window.table.view()
+        past = [
+            Past(state.sinks.snapshot(), sinks, moved=_before(window, sinks.stop, policy)),
+            Past(state.window.snapshot(), window),
+        ]
+        return CacheContext(spec, past, next_row=max(window.stop, sinks.stop), positions=policy)
+
+    def write(self, state: StreamingLLMState, span: Span) -> StreamingLLMState:
+        """Fill the sinks, append to the window, evict what the window no longer holds."""
+        if state.num_sinks < 0:
+            prefix = int((span.segment.kind == Kind.PREFIX).sum())
+            state.num_sinks = prefix if self.sinks is None else self.sinks
+        room, num = state.num_sinks - state.sinks.table.stop, len(span.segment)
+        if room > 0:
+            state.sinks.append(span.cut(0, min(room, num)))
+            if num <= room:
+                return state
+            span = span.cut(room, num)
+        if not state.window.table.stop:
+            state.window = KVCache(state.window.spec, block_rows=self._block_rows, first_row=state.num_sinks)
+        state.window.append(span)
+        state.window.evict_before(state.window.table.stop - self.window)
+        return state
+
+    def recall(self, state: StreamingLLMState) -> tuple[VisualTokens | Segment, ...]:
+        """Nothing to run again."""
+        return ()
+
+    def num_bytes(self, state: StreamingLLMState) -> int:
+        """Bytes of sinks and window."""
+        return state.sinks.num_bytes() + state.window.num_bytes()
+
+    def bound_bytes(self, spec: ModelSpec) -> int:
+        """Window, sinks (64 rows assumed for a text prefix), and the evicted rows of one block."""
+        rows = self.window + self._block_rows + (64 if self.sinks is None else self.sinks)
+        table = (4096 + rows) * (21 + 8 * spec.position_rows)
+        return rows * (spec.row_bytes * 3 // 2 + 8 * spec.layers) + table
+
+
+def _before(window: RowView, num_sinks: int, policy: str) -> Tensor | None:
+    """Positions (P, num_sinks) that end just before the window's oldest row; None where nothing was evicted."""
+    if window.first <= num_sinks or not num_sinks:
+        return None
+    oldest = window.ids_of(window.first) if policy == "original" else torch.full((1,), window.first)
+    return oldest[:, None] - num_sinks + torch.arange(num_sinks)

@@ -1,0 +1,1 @@
+"""Pruners drop visual rows between decoder layers."""

@@ -1,0 +1,1 @@
+"""Retrievers find the blocks of the past a question needs."""

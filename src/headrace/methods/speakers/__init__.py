@@ -1,0 +1,1 @@
+"""Speakers decide when the stream says something by itself."""

@@ -1,0 +1,28 @@
+"""Speak when asked, never otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from headrace.protocols import Card
+from headrace.types import Decision, ModelSpec, Observation
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnRequest:
+    """Stay silent until the user asks."""
+
+    card: ClassVar[Card] = Card("on request")
+    causal: ClassVar[bool] = True
+    tunable: ClassVar[frozenset[str]] = frozenset()
+    presets: ClassVar[dict[str, str]] = {}
+    shorthand: ClassVar[str] = ""
+    reads_hidden: ClassVar[bool] = False
+
+    def init(self, spec: ModelSpec) -> None:
+        """Nothing to remember."""
+
+    def step(self, state: None, seen: Observation) -> tuple[None, Decision]:
+        """Say nothing."""
+        return None, Decision()

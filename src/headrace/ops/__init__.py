@@ -1,0 +1,1 @@
+"""Stateless tensor maths shared by two or more methods or rooms."""

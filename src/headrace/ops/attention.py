@@ -1,0 +1,134 @@
+"""Attention over several groups of keys as if they were one.
+
+Each group is attended by the fused kernel on its own; the log-sum-exp of its logits says how much of one joint softmax
+it is worth. So the past is never concatenated, copied or masked, and grouped query heads cost no copy of the keys.
+
+Source: the identity behind FlashAttention (arXiv 2205.14135); checked against one plain softmax in the tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KeyGroup:
+    """Keys and values that are attended together.
+
+    Attributes:
+        keys: (G, S, D), rotated.
+        values: (G, S, D).
+        mask: (T, S) bool, True where a query may look; None when every query sees all.
+        causal: The S rows are the T queries themselves: row i sees rows up to i.
+    """
+
+    keys: Tensor
+    values: Tensor
+    mask: Tensor | None = None
+    causal: bool = False
+
+
+def joint_attention(q: Tensor, groups: Sequence[KeyGroup], *, scale: float) -> Tensor:
+    """Attend to all groups under one softmax.
+
+    Args:
+        q: (H, T, D) queries, rotated like the keys.
+        groups: At least one; every query sees at least one key of one group.
+        scale: Factor on the logits.
+
+    Returns:
+        (H, T, D) in the type of ``q``.
+    """
+    parts = [_attend(q, group, scale) for group in groups if group.keys.shape[1]]
+    out, lse = parts[0]
+    if len(parts) == 1:
+        return out
+    share = torch.softmax(torch.stack([lse for _, lse in parts]), dim=0).to(lse.dtype).unsqueeze(-1)
+    total = out * share[0]
+    for (part, _), weight in zip(parts[1:], share[1:], strict=True):
+        total.addcmul_(part, weight)
+    return total.to(q.dtype)
+
+
+def _attend(q: Tensor, group: KeyGroup, scale: float) -> tuple[Tensor, Tensor]:
+    """Attend to one group: (H, T, D) outputs and (H, T) fp32 log-sum-exp of the logits."""
+    heads, rows, width = q.shape
+    kv_heads = group.keys.shape[0]
+    repeat = heads // kv_heads
+    if group.causal and rows > 1:
+        keys, values = (x.repeat_interleave(repeat, dim=0) if repeat > 1 else x for x in (group.keys, group.values))
+        out, lse = _kernel(q[None], keys[None], values[None], scale, causal=True)
+        return out[0], lse[0]
+    folded = q.reshape(1, kv_heads, repeat * rows, width)
+    mask = None if group.mask is None else group.mask.repeat(repeat, 1)
+    out, lse = _kernel(folded, group.keys[None], group.values[None], scale, mask=mask)
+    return out.reshape(heads, rows, width), lse.reshape(heads, rows)
+
+
+def _kernel(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, *, mask: Tensor | None = None, causal: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Run the fused kernel that also returns the log-sum-exp, or plain maths where there is none."""
+    if mask is not None or q.dtype == torch.float64:
+        return plain_attention(q, k, v, scale, mask=mask, causal=causal)
+    if q.device.type == "cpu":
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=scale)
+        return out, lse
+    out, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, None, True, 0.0, causal, scale=scale)
+    return out, lse[..., : q.shape[2]]
+
+
+def plain_attention(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, *, mask: Tensor | None = None, causal: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Attend with plain maths in fp32 (fp64 stays).
+
+    Args:
+        q: (B, H, T, D).
+        k: (B, H, S, D).
+        v: (B, H, S, D).
+        scale: Factor on the logits.
+        mask: (T, S) bool, True where a query may look.
+        causal: Row i sees keys up to i (T = S).
+
+    Returns:
+        (B, H, T, D) in the type of ``q`` and the (B, H, T) log-sum-exp; a query that sees nothing has output 0 and
+        log-sum-exp -inf.
+    """
+    wide = torch.promote_types(q.dtype, torch.float32)
+    logits = (q.to(wide) @ k.to(wide).transpose(-1, -2)) * scale
+    if causal:
+        mask = torch.ones(logits.shape[-2:], dtype=torch.bool, device=q.device).tril()
+    if mask is not None:
+        logits = logits.masked_fill(~mask, float("-inf"))
+    lse = torch.logsumexp(logits, dim=-1)
+    weights = torch.exp(logits - lse.unsqueeze(-1)).nan_to_num_(0.0)
+    return (weights @ v.to(wide)).to(q.dtype), lse
+
+
+def attention_mass(q: Tensor, groups: Sequence[KeyGroup], *, scale: float) -> list[Tensor]:
+    """Compute how much attention a few query rows pay to every key, without the fused kernel's output.
+
+    Args:
+        q: (H, W, D) rotated queries of the W watched rows.
+        groups: Key groups; masks must be cut to the watched rows. ``causal`` is not used.
+        scale: Factor on the logits.
+
+    Returns:
+        One (S,) fp32 tensor per group, mean over heads and watched rows; all groups together sum to 1.
+    """
+    heads, rows, width = q.shape
+    kv_heads = groups[0].keys.shape[0]
+    folded = q.reshape(kv_heads, heads // kv_heads * rows, width)
+    logits = []
+    for group in groups:
+        part = (folded @ group.keys.transpose(-1, -2)).float() * scale
+        if group.mask is not None:
+            part = part.masked_fill(~group.mask.repeat(heads // kv_heads, 1), float("-inf"))
+        logits.append(part)
+    weights = torch.softmax(torch.cat(logits, dim=-1), dim=-1).mean(dim=(0, 1))
+    return list(torch.split(weights, [group.keys.shape[1] for group in groups]))

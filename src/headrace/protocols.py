@@ -1,0 +1,274 @@
+"""The verbs of headrace: what a backbone, a method, a memory and its Context must be able to do.
+
+A method is a frozen dataclass of numbers; its state is a value that belongs to one stream. ``init`` makes the state,
+``step`` (or ``write``) returns the next one. See ``docs/walk.md`` for one frame's way through them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+
+from torch import Tensor
+
+from headrace.types import (
+    Cursor,
+    Decision,
+    Edit,
+    Frame,
+    ModelSpec,
+    Observation,
+    Segment,
+    Span,
+    VisualTokens,
+)
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """Where a method comes from and how ours differs.
+
+    Attributes:
+        title: Name of the published system, or what this part is.
+        paper: Link or venue; empty where it is our own.
+        licence: Licence of the original repository, ``none`` where it has none.
+        differs: One line on how ours differs.
+    """
+
+    title: str
+    paper: str = ""
+    licence: str = ""
+    differs: str = ""
+
+
+class Method(Protocol):
+    """What every method class says about itself."""
+
+    card: ClassVar[Card]
+    causal: ClassVar[bool]
+    tunable: ClassVar[frozenset[str]]
+    presets: ClassVar[dict[str, str]]
+    shorthand: ClassVar[str]
+
+
+class VisionBlock(Protocol):
+    """One layer of a vision tower, opened so that an encoder may reuse parts of it.
+
+    All tensors are (F, N, D): F independent windows or frames of N rows.
+    """
+
+    def norm1(self, h: Tensor) -> Tensor:
+        """Normalise the input of the attention."""
+
+    def keys(self, x: Tensor) -> Tensor:
+        """Project all rows to keys."""
+
+    def queries_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Project the given rows to queries and values."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend (F, U, D) queries to (F, N, D) keys and values."""
+
+    def out(self, o: Tensor) -> Tensor:
+        """Project the attention's output."""
+
+    def norm2(self, h: Tensor) -> Tensor:
+        """Normalise the input of the MLP."""
+
+    def mlp(self, x: Tensor) -> Tensor:
+        """Apply the MLP."""
+
+
+class Backbone(Protocol):
+    """Weights of one model, shared by all streams and never changed. Every call may come from any thread."""
+
+    spec: ModelSpec
+    tokenizer: Any
+
+    def pixels(self, frames: Sequence[Frame]) -> Tensor:
+        """Resize and normalise frames: uint8 (H, W, 3) each to (F, C, height, width) in the model's type."""
+
+    def patches(self, px: Tensor) -> Tensor:
+        """Embed pixels: (F, C, height, width) to the tower's rows (F, N, D)."""
+
+    def blocks(self) -> Sequence[VisionBlock]:
+        """The layers of the tower, in order."""
+
+    def project(self, h: Tensor, frames: Sequence[Frame]) -> VisualTokens:
+        """Finish the tower: (F, N, D) rows to pooled tokens in the decoder's width."""
+
+    def vision(self, px: Tensor, frames: Sequence[Frame]) -> VisualTokens:
+        """Run the dense tower: patches, all blocks, project."""
+
+    def open(self) -> Segment:
+        """The prefix before the first frame: step 0 of every stream (the sinks)."""
+
+    def wrap(self, tokens: VisualTokens, cursor: Cursor) -> Segment:
+        """Put the family's delimiters, timestamps and newlines around the visual tokens of a step."""
+
+    def close_clip(self, cursor: Cursor) -> Segment | None:
+        """What the family puts after a clip before text; used at question time, None where there is nothing."""
+
+    def turn(self, text: str, cursor: Cursor) -> Segment:
+        """A question as the chat template writes it, up to where the answer starts."""
+
+    def embed(self, token_ids: Sequence[int], *, turn: int) -> Segment:
+        """Rows of an answer's tokens."""
+
+    def place(self, cursor: Cursor, segment: Segment) -> tuple[Segment, Cursor]:
+        """Give a segment its canonical position ids and move the cursor behind it."""
+
+    def extend(
+        self,
+        segment: Segment,
+        context: Context,
+        *,
+        pruner: LayerPruner | None = None,
+        outputs: int | None = None,
+        watch: bool = False,
+    ) -> Tensor:
+        """Run the decoder over new rows; keys and values go to the context.
+
+        Args:
+            segment: T placed rows.
+            context: What they may look at; takes their keys and values.
+            pruner: Drops visual rows between layers.
+            outputs: How many of the last rows are needed, None for all. Rows that are not needed skip the last layer's
+                queries, attention and MLP; their keys and values are computed.
+            watch: Ask the context how much attention the last row pays to every row it sees.
+
+        Returns:
+            (rows, D) normalised hidden rows.
+        """
+
+    def logits(self, h: Tensor) -> Tensor:
+        """Score the vocabulary: (T, D) to (T, V)."""
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Turn vocabulary ids into text, without special tokens."""
+
+
+class Encoder(Protocol[S]):
+    """Turns the frames of a step into visual tokens."""
+
+    def init(self, spec: ModelSpec) -> S:
+        """State before the first frame."""
+
+    def step(self, state: S, frames: Sequence[Frame], backbone: Backbone) -> tuple[S, VisualTokens]:
+        """Encode the frames of one step."""
+
+
+class Compressor(Protocol[S]):
+    """Thins visual tokens before the decoder."""
+
+    def init(self, spec: ModelSpec) -> S:
+        """State before the first frame."""
+
+    def step(self, state: S, tokens: VisualTokens) -> tuple[S, Edit]:
+        """Decide what to keep of one step's tokens."""
+
+
+class LayerPruner(Protocol):
+    """Drops visual rows between decoder layers. Stateless."""
+
+    def keep(self, layer: int, h: Tensor, visual: Tensor) -> Tensor | None:
+        """Choose rows after a layer.
+
+        Args:
+            layer: The layer that has just run.
+            h: (T, D) its output rows.
+            visual: (T,) bool, which of them may be dropped.
+
+        Returns:
+            (K,) int64 ascending rows to keep, or None to keep all.
+        """
+
+
+class Context(Protocol):
+    """What one prompt (or one step of frames) may attend to, and its private tail of new rows.
+
+    Lives for one prompt and its decoding. Never changes the memory it was read from.
+    """
+
+    def begin(self, segment: Segment) -> None:
+        """Decide the positions of the new rows."""
+
+    def attend(
+        self, layer: int, rows: Tensor | None, q: Tensor, k: Tensor, v: Tensor, *, watch: bool = False
+    ) -> Tensor:
+        """Attend the new rows to memory, tail and themselves; the keys and values join the tail.
+
+        Args:
+            layer: Decoder layer.
+            rows: (T',) int64, which rows of the segment are left, or None for all.
+            q: (H, U, D) un-rotated queries of the last U rows.
+            k: (G, T', D) un-rotated keys.
+            v: (G, T', D) values.
+            watch: Note how much attention the last row pays to every row.
+
+        Returns:
+            (H, U, D).
+        """
+
+    def finish(self) -> Span:
+        """Hand over everything since the Context was read."""
+
+
+@runtime_checkable
+class Memory(Protocol[S]):
+    """Keeps the past of one stream.
+
+    ``kind`` is ``kv`` (rows stay in the decoder's cache) or ``tokens`` (visual tokens are stored and run through the
+    decoder again at question time, so pushing a frame skips the decoder).
+    """
+
+    kind: ClassVar[str]
+
+    def init(self, spec: ModelSpec) -> S:
+        """State of an empty memory."""
+
+    def read(self, state: S, spec: ModelSpec, *, query: bool) -> Context:
+        """Open a Context on the memory as it is now, for a question or for new frames. Never changes the state."""
+
+    def write(self, state: S, span: Span) -> S:
+        """Take the rows of a finished Context (or the tokens of a step) and forget what no longer fits."""
+
+    def recall(self, state: S) -> tuple[VisualTokens | Segment, ...]:
+        """Say what a ``tokens`` memory wants run again, oldest first; empty for ``kv``."""
+
+    def num_bytes(self, state: S) -> int:
+        """Bytes held by the stream's past."""
+
+    def bound_bytes(self, spec: ModelSpec) -> int | None:
+        """Most bytes the memory will ever hold, None where it grows without end."""
+
+
+class Retriever(Protocol[S]):
+    """Finds the blocks of the past that a question needs."""
+
+    def init(self, spec: ModelSpec) -> S:
+        """State of an empty index."""
+
+    def add(self, state: S, layer: int | None, keys: Tensor) -> S:
+        """Index (B, D) block keys."""
+
+    def select(self, state: S, layer: int | None, q: Tensor, budget: int) -> Tensor:
+        """Choose at most ``budget`` block ids ((K,) int64, ascending) for the queries ``q``."""
+
+    def drop(self, state: S, ids: Tensor) -> S:
+        """Forget blocks."""
+
+
+class Speaker(Protocol[S]):
+    """Decides after every step whether the stream should say something by itself."""
+
+    reads_hidden: ClassVar[bool]
+
+    def init(self, spec: ModelSpec) -> S:
+        """State before the first frame."""
+
+    def step(self, state: S, seen: Observation) -> tuple[S, Decision]:
+        """Look at one step."""

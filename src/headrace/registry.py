@@ -1,0 +1,201 @@
+"""Find methods by file name, build them from keywords, and parse pipeline names.
+
+A method is found because its file stands in ``methods/<role>/``; nothing is listed anywhere else.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any
+
+import headrace.methods
+
+ROLES = {
+    "encoders": "encoder",
+    "compressors": "compressor",
+    "pruners": "pruner",
+    "memories": "memory",
+    "retrievers": "retriever",
+    "speakers": "speaker",
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Entry:
+    """A registered method: its file name, its role, and its class."""
+
+    name: str
+    role: str
+    method: Any
+
+
+@cache
+def entries() -> Mapping[str, Entry]:
+    """All methods by name, in the order of roles and names.
+
+    Raises:
+        RuntimeError: A file defines no or several method classes, or two files share a name.
+    """
+    found: dict[str, Entry] = {}
+    for folder, role in ROLES.items():
+        package = importlib.import_module(f"{headrace.methods.__name__}.{folder}")
+        for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
+            module = importlib.import_module(f"{package.__name__}.{info.name}")
+            classes = [
+                value
+                for value in vars(module).values()
+                if inspect.isclass(value) and value.__module__ == module.__name__ and hasattr(value, "card")
+            ]
+            if len(classes) != 1:
+                raise RuntimeError(f"{module.__name__} must define exactly one method class, not {len(classes)}")
+            if info.name in found:
+                raise RuntimeError(f"two methods are called {info.name!r}")
+            found[info.name] = Entry(info.name, role, classes[0])
+    return found
+
+
+@cache
+def presets() -> Mapping[str, str]:
+    """All presets: a name, and the pipeline text it stands for."""
+    found: dict[str, str] = {}
+    for entry in entries().values():
+        for name, text in entry.method.presets.items():
+            if name in found:
+                raise RuntimeError(f"two presets are called {name!r}")
+            found[name] = text
+    return found
+
+
+def lookup(name: str) -> Entry:
+    """Find a method.
+
+    Raises:
+        ValueError: There is none of this name; the message says which are close.
+    """
+    found = entries().get(name)
+    if found is None:
+        known = [*entries(), *presets()]
+        close = difflib.get_close_matches(name, known, n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
+        raise ValueError(f"unknown method {name!r}; {hint}")
+    return found
+
+
+def fields(name: str) -> dict[str, Any]:
+    """The parameters of a method and their defaults."""
+    return {field.name: field.default for field in dataclasses.fields(lookup(name).method)}
+
+
+def build(name: str, **values: Any) -> Any:
+    """Build a method from keywords, e.g. ``build("uniform", keep=60)``.
+
+    Raises:
+        ValueError: The method or a parameter is unknown, or a value is out of range.
+    """
+    entry = lookup(name)
+    known = {field.name: field for field in dataclasses.fields(entry.method)}
+    for key, value in values.items():
+        if key not in known:
+            names = ", ".join(known) or "none"
+            raise ValueError(f"{name} has no parameter {key!r}; parameters: {names}")
+        _check_type(name, known[key], value)
+    return entry.method(**values)
+
+
+def _check_type(name: str, field: dataclasses.Field[Any], value: Any) -> None:
+    """Refuse a value whose type the field's annotation does not name."""
+    allowed = {part.strip() for part in str(field.type).split("|")}
+    given = "None" if value is None else type(value).__name__
+    if given not in allowed and not (given == "int" and "float" in allowed and "int" not in allowed):
+        raise ValueError(f"{name}.{field.name}: {value!r} is no {' or '.join(sorted(allowed))}")
+
+
+def parse_value(text: str) -> Any:
+    """Read a parameter's value as a Python literal; what is none is a string."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return {"true": True, "false": False, "none": None}.get(text.lower(), text)
+
+
+def parse(text: str, settings: Iterable[str] = ()) -> dict[str, Entry | Any]:
+    """Parse a pipeline text and settings.
+
+    Args:
+        text: ``NAME[:ARG](+NAME[:ARG])*``; a NAME is a method or a preset, ARG fills the method's shorthand field.
+        settings: ``role.field=value`` texts that change a field of the method in that role.
+
+    Returns:
+        Built methods by role.
+
+    Raises:
+        ValueError: A name, parameter or value is wrong, or two values fill one role.
+    """
+    chosen: dict[str, tuple[str, dict[str, Any]]] = {}
+    for part in _expand(text):
+        name, _, arg = part.partition(":")
+        entry = lookup(name)
+        if entry.role in chosen and chosen[entry.role][0] != name:
+            raise ValueError(
+                f"pipeline {text!r}: both {chosen[entry.role][0]} and {name} are {entry.role}s; choose one"
+            )
+        if entry.role in chosen and arg and chosen[entry.role][1]:
+            raise ValueError(f"pipeline {text!r}: {name} is given two values")
+        values = chosen.get(entry.role, (name, {}))[1]
+        chosen[entry.role] = (name, {**values, **_shorthand(entry, part, arg)})
+    for setting in settings:
+        role, field, value = _setting(setting)
+        if role not in chosen:
+            raise ValueError(f"setting {setting!r}: the pipeline {text!r} names no {role}")
+        chosen[role][1][field] = value
+    return {role: build(name, **values) for role, (name, values) in chosen.items()}
+
+
+def _expand(text: str) -> list[str]:
+    """Split at + and replace presets by what they stand for; a preset takes no argument."""
+    parts: list[str] = []
+    for part in text.split("+"):
+        name, colon, _ = part.strip().partition(":")
+        if not name:
+            raise ValueError(
+                f"pipeline {text!r}: a name is missing; write for example dense, recent:4 or full+uniform:0.3"
+            )
+        if name in presets() and name not in entries():
+            if colon:
+                raise ValueError(f"pipeline {text!r}: the preset {name} takes no value; use --set")
+            parts.extend(presets()[name].split("+"))
+        else:
+            parts.append(part.strip())
+    return parts
+
+
+def _shorthand(entry: Entry, part: str, arg: str) -> dict[str, Any]:
+    if ":" not in part:
+        return {}
+    if not entry.method.shorthand:
+        raise ValueError(f"{entry.name} takes no value, but {part!r} gives one")
+    if not arg:
+        raise ValueError(f"{part!r}: the value after the colon is missing")
+    return {entry.method.shorthand: parse_value(arg)}
+
+
+def _setting(text: str) -> tuple[str, str, Any]:
+    key, equals, value = text.partition("=")
+    role, dot, field = key.strip().partition(".")
+    if not (equals and dot and role and field):
+        raise ValueError(f"setting {text!r}: write role.field=value, for example compressor.keep=60")
+    if role not in ROLES.values():
+        raise ValueError(f"setting {text!r}: {role!r} is no role; roles: {', '.join(ROLES.values())}")
+    return role, field.strip(), parse_value(value.strip())
+
+
+def name_of(method: Any) -> str:
+    """The registry name of a built method."""
+    return str(type(method).__module__.rsplit(".", 1)[-1])
