@@ -52,6 +52,19 @@ find_python() {
     echo "$first"
 }
 
+# The mark carries the number of the process that set it.
+running() {
+    other=$(cat "$VENV/.building" 2>/dev/null) && [ -n "$other" ] && [ "$other" != $$ ] &&
+        ps -p "$other" -o args= 2>/dev/null | grep -q setup.sh
+}
+
+wait_for_another() {
+    running || return
+    say "another one is at work here; waiting for it"
+    while running; do sleep 1; done
+    [ ! -e "$VENV/.ready" ] || exit 0
+}
+
 # Ask for the CPU index once and briefly, so that a closed network costs seconds, not pip's retries.
 cpu_index_answers() {
     "$VENV/bin/python" -c 'import sys, urllib.request
@@ -76,7 +89,7 @@ make_venv() {
     site=
     if has_torch "$base"; then site=--system-site-packages; fi
     say "1/4 $("$base" --version 2>&1) ($base) makes the environment $VENV, a few seconds"
-    mkdir -p "$VENV" && touch "$VENV/.building" || fail "cannot write $VENV"
+    mkdir -p "$VENV" && echo $$ >"$VENV/.building" || fail "cannot write $VENV"
     # --clear would take the mark away first; it must outlive every interruption.
     find "$VENV" -mindepth 1 -maxdepth 1 ! -name .building -exec rm -rf {} + || fail "cannot clear $VENV"
     "$base" -m venv $site "$VENV" >>"$LOG" 2>&1 || fail "cannot make $VENV with $base"
@@ -109,9 +122,10 @@ install_rest() {
     pip install --no-deps --no-build-isolation -e . || fail "cannot install headrace"
 }
 
+wait_for_another
 make_venv
 rm -f "$VENV/.ready"
-touch "$VENV/.building"
+echo $$ >"$VENV/.building"
 : >"$LOG"
 install_torch
 install_rest
