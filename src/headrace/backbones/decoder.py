@@ -36,7 +36,7 @@ def extend(
         num_q = h.shape[0]
         if index == spec.layers - 1 and outputs is not None:
             num_q = min(outputs, num_q)
-        h = _layer(layer, index, spec, h, rows, context, num_q, watch)
+        h = _layer(layer, h, rows, context, index=index, spec=spec, num_q=num_q, watch=watch)
         if segment.deep is not None and index < segment.deep.shape[0] and num_q:
             left = torch.arange(len(segment)) if rows is None else rows.cpu()
             h = _join_deep(h, segment.deep[index], shown, left[-num_q:])
@@ -49,7 +49,15 @@ def extend(
 
 
 def _layer(
-    layer: Any, index: int, spec: ModelSpec, h: Tensor, rows: Tensor | None, context: Context, num_q: int, watch: bool
+    layer: Any,
+    h: Tensor,
+    rows: Tensor | None,
+    context: Context,
+    *,
+    index: int,
+    spec: ModelSpec,
+    num_q: int,
+    watch: bool,
 ) -> Tensor:
     """Run one layer over (T, D) rows; the last ``num_q`` of them come out."""
     attn, x = layer.self_attn, layer.input_layernorm(h)

@@ -17,7 +17,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from headrace.backbones.chat import read_chat
 from headrace.backbones.decoder import extend, read_rope, read_windows
-from headrace.backbones.loading import Checkpoint, ModelError
+from headrace.backbones.loading import Checkpoint, ModelError, fingerprint
 from headrace.backbones.pictures import read_pictures
 from headrace.backbones.tower import SiglipBlock, run_tower
 from headrace.protocols import Context, LayerPruner, VisionBlock
@@ -80,6 +80,7 @@ class LlavaOnevision:
             dtype=self._decoder.embed_tokens.weight.dtype,
             device=self._decoder.embed_tokens.weight.device,
             stop_ids=_stop_ids(generation, text, self.tokenizer),
+            fingerprint=fingerprint(model),
         )
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +98,15 @@ class Checkpoint:
             missing = sorted(info["missing_keys"]) + [str(key) for key in info["mismatched_keys"]]
             raise ModelError(f"model {self.name!r}: {len(missing)} weights are missing or misshapen, e.g. {missing[0]}")
         return model.to(device).eval().requires_grad_(False)
+
+
+def fingerprint(model: Any) -> str:
+    """Hash the names, shapes and first values of all weights; finds another model or another training run."""
+    digest = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        first = weight.detach().flatten()[:8].float().cpu().tolist()
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype} {first}".encode())
+    return digest.hexdigest()[:16]
 
 
 def _first_line(error: BaseException) -> str:

@@ -52,6 +52,7 @@ class ModelSpec:
         device: Where they live.
         stop_ids: Vocabulary ids that end an answer.
         position_rows: P, 1 or 3.
+        fingerprint: Hash of shapes and some of the weights; a saved stream goes on only with the same model.
     """
 
     family: str
@@ -73,6 +74,7 @@ class ModelSpec:
     device: torch.device
     stop_ids: tuple[int, ...]
     position_rows: int = 1
+    fingerprint: str = ""
 
     @property
     def row_bytes(self) -> int:

@@ -29,6 +29,10 @@ class Frame:
             shape, dtype = tuple(self.image.shape), self.image.dtype
             raise ValueError(f"a frame's image must be uint8 (height, width, 3), not {dtype} {shape}")
 
+    def fork(self) -> Frame:
+        """Return itself: the value is never changed in place, so streams may share it."""
+        return self
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VisualTokens:

@@ -1,0 +1,120 @@
+"""The engine: one set of weights, any number of streams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+import headrace
+from headrace import backbones
+from headrace.engine import saving
+from headrace.engine.pipeline import Pipeline
+from headrace.engine.stream import Stream
+from headrace.protocols import Backbone
+
+NANO = "nano"
+
+
+class Engine:
+    """Serves streams with one model. Weights are only read, so streams may run in different threads.
+
+    Args:
+        backbone: The model.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+
+    def open(
+        self,
+        pipeline: str | Pipeline = "dense",
+        *,
+        settings: Iterable[str] = (),
+        chunk_frames: int = 1,
+        memory_mb: float | None = None,
+    ) -> Stream:
+        """Open a stream.
+
+        Args:
+            pipeline: A Pipeline, or its text such as ``dense``, ``recent:4``, ``streamingllm:2048+uniform:0.3``.
+            settings: ``role.field=value`` texts, for a pipeline given as text.
+            chunk_frames: Frames per step, for a pipeline given as text.
+            memory_mb: Most the stream's past may take, in MiB; None for no limit.
+
+        Raises:
+            ValueError: The pipeline, a setting or the budget is wrong.
+        """
+        if memory_mb is not None and memory_mb <= 0:
+            raise ValueError(f"memory_mb: must be above 0, not {memory_mb}")
+        if isinstance(pipeline, str):
+            pipeline = Pipeline.parse(pipeline, settings, chunk_frames=chunk_frames)
+        return Stream(self, pipeline, budget_bytes=None if memory_mb is None else int(memory_mb * 2**20))
+
+    def resume(self, folder: str | Path, *, memory_mb: float | None = None) -> Stream:
+        """Go on with a saved stream, exactly where it was.
+
+        Raises:
+            SavedStreamError: The folder holds no stream of this model, or a file is damaged.
+        """
+        pipeline, state = saving.load(Path(folder), self.backbone.spec)
+        budget = None if memory_mb is None else int(memory_mb * 2**20)
+        return Stream(self, pipeline, budget_bytes=budget, state=state)
+
+
+def load(
+    model: str = NANO,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+) -> Engine:
+    """Load a model and make an engine of it.
+
+    Args:
+        model: ``nano`` (embedded), a hub name, or a folder in transformers' layout.
+        revision: Branch, tag or commit on the hub.
+        offline: Use only what is on this machine.
+        dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``. Auto is bf16 on an accelerator and on processors with
+            bf16 matrix units, fp32 elsewhere and for ``nano``.
+        device: ``auto``, or a torch device. Auto takes an accelerator if there is one.
+
+    Raises:
+        ValueError: A name is wrong, or the model cannot be loaded.
+    """
+    place = _device(device)
+    name = str(Path(headrace.__file__).parent / "weights" / NANO) if model == NANO else model
+    return Engine(
+        backbones.load(name, revision=revision, offline=offline, dtype=_dtype(dtype, place, model), device=place)
+    )
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return torch.device("cpu") if found is None else found
+    try:
+        place = torch.device(device)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: {device!r} cannot be used here ({str(error).splitlines()[0]})") from None
+    return place
+
+
+def _dtype(dtype: str | torch.dtype, place: torch.device, model: str) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        fast = place.type != "cpu" or fast_bf16()
+        return torch.bfloat16 if fast and model != NANO else torch.float32
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in known:
+        raise ValueError(f"dtype: {dtype!r} is unknown; known: auto, {', '.join(known)}")
+    return known[dtype]
+
+
+def fast_bf16() -> bool:
+    """True where this processor multiplies bf16 matrices in hardware."""
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())

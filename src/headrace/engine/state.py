@@ -1,0 +1,120 @@
+"""Everything about a stream that changes, as one value; how to copy it, and how to turn it into plain trees."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headrace.types import Cursor, Frame, ModelSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamState:
+    """The state of one stream; replaced as a whole by every push.
+
+    Attributes:
+        encoder: State of the encoder.
+        compressor: State of the compressor.
+        memory: State of the memory.
+        speaker: State of the speaker.
+        cursor: Canonical position and place in the conversation.
+        pending: Frames that wait for their step to fill.
+        num_frames: Frames pushed so far, pending ones included.
+        time_s: Time of the last pushed frame, -1 before the first.
+        num_tokens_in: Visual tokens before compression, over the whole stream.
+        num_tokens_kept: Visual tokens after compression, over the whole stream.
+    """
+
+    encoder: Any
+    compressor: Any
+    memory: Any
+    speaker: Any
+    cursor: Cursor = field(default_factory=Cursor)
+    pending: tuple[Frame, ...] = ()
+    num_frames: int = 0
+    time_s: float = -1.0
+    num_tokens_in: int = 0
+    num_tokens_kept: int = 0
+
+
+def fork(value: Any) -> Any:
+    """Copy a state for another stream: values share what never changes, tensors are copied."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if hasattr(value, "fork"):
+        return value.fork()
+    if isinstance(value, tuple):
+        return tuple(fork(item) for item in value)
+    if isinstance(value, dict):
+        return {key: fork(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.replace(value, **{f.name: fork(getattr(value, f.name)) for f in dataclasses.fields(value)})
+    assert value is None or isinstance(value, int | float | bool | str), f"{type(value)} may not stand in a state"
+    return value
+
+
+def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Turn a state into a JSON tree; tensors go to ``tensors`` under a number.
+
+    Raises:
+        TypeError: Something may not stand in a state.
+    """
+    if value is None or isinstance(value, int | float | str):
+        return value
+    if isinstance(value, Tensor):
+        name = str(len(tensors))
+        tensors[name] = value.detach().cpu().clone().contiguous()
+        return {"tensor": name, "host": value.device.type == "cpu"}
+    if isinstance(value, tuple):
+        return {"tuple": [pack(item, tensors) for item in value]}
+    if isinstance(value, dict):
+        return {"dict": {key: pack(item, tensors) for key, item in value.items()}}
+    kind = f"{type(value).__module__}:{type(value).__qualname__}"
+    if hasattr(value, "pack"):
+        return {"packed": kind, "tree": pack(value.pack(), tensors)}
+    if dataclasses.is_dataclass(value):
+        fields = {f.name: pack(getattr(value, f.name), tensors) for f in dataclasses.fields(value)}
+        return {"class": kind, "fields": fields}
+    raise TypeError(f"{type(value)} may not stand in a state")
+
+
+def unpack(tree: Any, tensors: dict[str, Tensor], spec: ModelSpec) -> Any:
+    """Rebuild a state from ``pack``, tensors on the model's device where they came from one.
+
+    Raises:
+        ValueError: The tree names a class that is not headrace's.
+    """
+    if not isinstance(tree, dict):
+        return tree
+    if "tensor" in tree:
+        tensor = tensors[tree["tensor"]]
+        return tensor if tree["host"] else tensor.to(spec.device)
+    if "tuple" in tree:
+        return tuple(unpack(item, tensors, spec) for item in tree["tuple"])
+    if "dict" in tree:
+        return {key: unpack(item, tensors, spec) for key, item in tree["dict"].items()}
+    if "packed" in tree:
+        return _find(tree["packed"]).unpack(unpack(tree["tree"], tensors, spec), spec)
+    return _find(tree["class"])(**{key: unpack(item, tensors, spec) for key, item in tree["fields"].items()})
+
+
+def _find(kind: str) -> Any:
+    """Find a class of this package by ``module:name``."""
+    module, _, name = kind.partition(":")
+    if not module.startswith("headrace."):
+        raise ValueError(f"the saved state names {kind!r}, which is no class of headrace")
+    return getattr(importlib.import_module(module), name)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Compare two states bit by bit."""
+    left: dict[str, Tensor] = {}
+    right: dict[str, Tensor] = {}
+    if pack(a, left) != pack(b, right) or left.keys() != right.keys():
+        return False
+    return all(left[key].dtype == right[key].dtype and torch.equal(left[key], right[key]) for key in left)

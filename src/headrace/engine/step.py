@@ -1,0 +1,170 @@
+"""One step of a stream: frames in, state out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from headrace.engine.pipeline import Pipeline
+from headrace.engine.state import StreamState
+from headrace.protocols import Backbone, Context
+from headrace.types import (
+    Cursor,
+    Decision,
+    Edit,
+    Frame,
+    Keep,
+    Merge,
+    Observation,
+    Replace,
+    Report,
+    Segment,
+    Span,
+    VisualTokens,
+)
+
+
+class MemoryBudgetError(ValueError):
+    """The stream's past would outgrow its budget; nothing was lost, and questions still work."""
+
+
+class Stopwatch:
+    """Milliseconds per named stage."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.stage_ms: dict[str, float] = {}
+        self._wait = backbone.spec.device.type != "cpu"
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of a block of code to a stage; waits for the device so that work is counted where it is."""
+        start = time.perf_counter()
+        yield
+        if self._wait:
+            torch.accelerator.synchronize()
+        self.stage_ms[name] = self.stage_ms.get(name, 0.0) + 1000 * (time.perf_counter() - start)
+
+
+def apply(edit: Edit, tokens: VisualTokens) -> VisualTokens:
+    """Apply a compressor's edit to the tokens and everything attached to them."""
+    if isinstance(edit, Keep):
+        return tokens if len(edit.indices) == len(tokens) else tokens.take(edit.indices)
+    if isinstance(edit, Merge):
+        return tokens.merge(edit.groups, edit.weights)
+    assert isinstance(edit, Replace)
+    return edit.tokens
+
+
+def see(
+    pipeline: Pipeline, backbone: Backbone, state: StreamState, frames: Sequence[Frame], watch: Stopwatch
+) -> tuple[Any, Any, VisualTokens, int]:
+    """Encode and compress frames.
+
+    Returns:
+        Next states of encoder and compressor, the kept tokens, and how many there were.
+    """
+    with watch.stage("encode"):
+        encoder, tokens = pipeline.encoder.step(state.encoder, frames, backbone)
+    with watch.stage("compress"):
+        compressor, edit = pipeline.compressor.step(state.compressor, tokens)
+        kept = apply(edit, tokens)
+    return encoder, compressor, kept, len(tokens)
+
+
+def advance(
+    pipeline: Pipeline, backbone: Backbone, state: StreamState, frames: Sequence[Frame], *, budget_bytes: int | None
+) -> tuple[StreamState, Report, Decision]:
+    """Take the frames of one step into the stream.
+
+    Returns:
+        The next state, what the step cost, and the speaker's decision.
+
+    Raises:
+        MemoryBudgetError: The rows would not fit; the state is unchanged.
+    """
+    watch = Stopwatch(backbone)
+    encoder, compressor, tokens, num_in = see(pipeline, backbone, state, frames, watch)
+    segment, cursor = backbone.wrap(tokens, state.cursor), state.cursor
+    memory, hidden = state.memory, None
+    if pipeline.memory.kind == "tokens":
+        with watch.stage("prefill"):
+            memory = pipeline.memory.write(memory, Span(segment=segment, tokens=tokens))
+    else:
+        check_budget(pipeline, backbone, memory, len(segment), budget_bytes)
+        with watch.stage("prefill"):
+            segment, cursor = backbone.place(cursor, segment)
+            context = pipeline.memory.read(memory, backbone.spec, query=False)
+            outputs = None if pipeline.speaker.reads_hidden else 0
+            hidden = backbone.extend(segment, context, pruner=pipeline.pruner, outputs=outputs)
+            memory = pipeline.memory.write(memory, context.finish())
+    with watch.stage("speak"):
+        seen = Observation(frames[-1].index, frames[-1].time_s, hidden, tokens)
+        speaker, decision = pipeline.speaker.step(state.speaker, seen)
+    after = replace(
+        state,
+        encoder=encoder,
+        compressor=compressor,
+        memory=memory,
+        speaker=speaker,
+        cursor=framed(cursor),
+        num_tokens_in=state.num_tokens_in + num_in,
+        num_tokens_kept=state.num_tokens_kept + len(tokens),
+    )
+    report = Report(
+        frames=tuple(frame.index for frame in frames),
+        time_s=frames[-1].time_s,
+        tokens_in=num_in,
+        tokens_kept=len(tokens),
+        stage_ms=watch.stage_ms,
+        memory_bytes=pipeline.memory.num_bytes(memory),
+    )
+    return after, report, decision
+
+
+def framed(cursor: Cursor) -> Cursor:
+    """The cursor after frames: a clip is open, and no answer waits to be ended."""
+    return replace(cursor, clip_open=True, answered=False)
+
+
+def answered(cursor: Cursor) -> Cursor:
+    """The cursor after a remembered question and answer."""
+    return replace(cursor, clip_open=False, answered=True, turn=cursor.turn + 1)
+
+
+def check_budget(pipeline: Pipeline, backbone: Backbone, memory: Any, rows: int, budget_bytes: int | None) -> None:
+    """Refuse rows that would not fit a memory that grows without end.
+
+    Raises:
+        MemoryBudgetError: They would not fit.
+    """
+    if budget_bytes is None or pipeline.memory.bound_bytes(backbone.spec) is not None:
+        return
+    held, step = pipeline.memory.num_bytes(memory), rows * backbone.spec.row_bytes * 3 // 2
+    if held + step > budget_bytes:
+        raise MemoryBudgetError(
+            f"memory budget: {held / 2**20:.1f} MB are held and the next step needs {step / 2**20:.2f} MB, more than"
+            f" the {budget_bytes / 2**20:.0f} MB allowed; raise --memory-mb, keep fewer tokens, or choose a memory that"
+            " forgets (recent:4, streamingllm)"
+        )
+
+
+def replay(pipeline: Pipeline, backbone: Backbone, items: Sequence[VisualTokens | Segment], context: Context) -> Cursor:
+    """Run a token memory's past through the decoder: prefix, frames and turns in order.
+
+    Returns:
+        The cursor behind them.
+    """
+    segment, cursor = backbone.place(Cursor(), backbone.open())
+    backbone.extend(segment, context, outputs=0)
+    for item in items:
+        is_turn = isinstance(item, Segment)
+        segment = item if isinstance(item, Segment) else backbone.wrap(item, cursor)
+        segment, cursor = backbone.place(cursor, segment)
+        backbone.extend(segment, context, pruner=None if is_turn else pipeline.pruner, outputs=0)
+        cursor = answered(cursor) if is_turn else framed(cursor)
+    return cursor

@@ -1,0 +1,302 @@
+"""A running stream: push frames, ask questions, fork, save."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from headrace.engine import saving
+from headrace.engine.decoding import Chooser, Detokenizer
+from headrace.engine.pipeline import Pipeline
+from headrace.engine.state import StreamState, fork
+from headrace.engine.step import MemoryBudgetError, Stopwatch, advance, answered, framed, replay, see
+from headrace.protocols import Context
+from headrace.types import Answer, Cursor, Event, Frame, Query, Report, Segment, Span, Token, join
+
+if TYPE_CHECKING:
+    from headrace.engine.engine import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """What a question is answered from: the state at its moment, and a Context on its memory."""
+
+    state: StreamState
+    context: Context
+
+
+class Stream:
+    """One stream's past, and what may be asked of it.
+
+    Any thread may call any method. Pushes wait for each other; a question takes a snapshot and then runs beside
+    further pushes, unless it is remembered: then pushes wait until it is written down.
+
+    Args:
+        engine: Weights and settings shared by all streams.
+        pipeline: What to run.
+        budget_bytes: Most bytes the past may take, None for no limit.
+        state: Where to go on; None starts anew.
+
+    Raises:
+        MemoryBudgetError: The memory's bound is above the budget.
+    """
+
+    def __init__(
+        self, engine: Engine, pipeline: Pipeline, *, budget_bytes: int | None = None, state: StreamState | None = None
+    ) -> None:
+        self._engine = engine
+        self._backbone = engine.backbone
+        self.pipeline = pipeline
+        self._budget_bytes = budget_bytes
+        self._lock = threading.RLock()
+        self._closed = False
+        self.report: Report | None = None
+        if pipeline.speaker.reads_hidden and pipeline.memory.kind == "tokens":
+            raise ValueError(
+                "this speaker reads the decoder's rows, and a token memory runs the decoder only when asked"
+            )
+        bound = pipeline.memory.bound_bytes(engine.backbone.spec)
+        if budget_bytes is not None and bound is not None and bound > budget_bytes:
+            raise MemoryBudgetError(
+                f"memory budget: this memory may take {bound / 2**20:.1f} MB, more than the"
+                f" {budget_bytes / 2**20:.1f} MB allowed; raise --memory-mb or give the memory a smaller window"
+            )
+        with torch.no_grad():
+            self._state = self._start() if state is None else state
+
+    @property
+    def state(self) -> StreamState:
+        """The state as it is now; read it, do not change it."""
+        return self._state
+
+    @property
+    def num_frames(self) -> int:
+        """Frames pushed so far."""
+        return self._state.num_frames
+
+    def push(self, frame: Frame | Any) -> list[Event]:
+        """Show the stream one frame.
+
+        Args:
+            frame: A Frame, or a uint8 (H, W, 3) array or tensor, which is taken to be one second after the last.
+
+        Returns:
+            What the stream has to say, usually nothing. ``report`` tells what the step cost.
+
+        Raises:
+            ValueError: The frame is no picture, or the stream is closed.
+            MemoryBudgetError: There is no room left; the frame was not taken.
+        """
+        frame = frame if isinstance(frame, Frame) else self._framed(frame)
+        with self._lock, torch.no_grad():
+            self._check_open()
+            pending = (*self._state.pending, frame)
+            seen = replace(self._state, num_frames=self._state.num_frames + 1, time_s=frame.time_s)
+            if len(pending) < self._step_frames:
+                self._state, self.report = replace(seen, pending=pending), None
+                return []
+            return self._step(replace(seen, pending=()), pending)
+
+    def _step(self, state: StreamState, frames: Sequence[Frame]) -> list[Event]:
+        """Run a step and put its result in place: the only line that replaces what the stream has seen."""
+        after, report, decision = advance(self.pipeline, self._backbone, state, frames, budget_bytes=self._budget_bytes)
+        self._state, self.report = after, report
+        if not decision.speak:
+            return []
+        return [Event(report.time_s, decision, self.ask(Query(decision.prompt)))]
+
+    @property
+    def _step_frames(self) -> int:
+        """Frames per step: the chunk, filled up to what the tower takes at once."""
+        unit = self._backbone.spec.frames_per_step
+        return -(-self.pipeline.chunk_frames // unit) * unit
+
+    def ask(self, question: str | Query, **options: Any) -> Answer:
+        """Answer a question about what has been seen so far.
+
+        Args:
+            question: A text, or a Query.
+            **options: Fields of ``Query`` when a text is given: max_tokens, temperature, top_p, seed, stop, remember.
+
+        Returns:
+            The answer. The stream's memory is untouched unless ``remember`` was set.
+
+        Raises:
+            ValueError: An option is wrong, no frame was pushed yet, or the stream is closed.
+        """
+        answer = None
+        for part in self.ask_live(question, **options):
+            answer = part if isinstance(part, Answer) else answer
+        assert answer is not None
+        return answer
+
+    def ask_live(self, question: str | Query, **options: Any) -> Iterator[Token | Answer]:
+        """Answer token by token; the last item is the Answer. Same arguments and errors as ``ask``.
+
+        A remembered question holds the stream until it has been iterated to its end, by the thread that began it.
+        """
+        query = question if isinstance(question, Query) else Query(question, **options)
+        start = time.perf_counter()
+        if query.remember:
+            return self._ask_remembered(query, start)
+        return self._answer(query, self._prompt(query), start)
+
+    def _ask_remembered(self, query: Query, start: float) -> Iterator[Token | Answer]:
+        with self._lock:
+            yield from self._answer(query, self._prompt(query), start)
+
+    def _prompt(self, query: Query) -> _Prompt:
+        """Take a snapshot to answer from; pending frames are seen by the question but stay pending."""
+        with self._lock, torch.no_grad():
+            self._check_open()
+            if not self._state.num_frames:
+                raise ValueError("question: no frame has been pushed yet; push at least one before asking")
+            self._backbone.turn(query.text, self._state.cursor)
+            if query.remember and self._state.pending:
+                self._step(replace(self._state, pending=()), self._state.pending)
+            state, spec = self._state, self._backbone.spec
+            context = self.pipeline.memory.read(state.memory, spec, query=True)
+            if state.pending:
+                state = replace(state, encoder=fork(state.encoder), compressor=fork(state.compressor))
+        return _Prompt(state, context)
+
+    def _answer(self, query: Query, prompt: _Prompt, start: float) -> Iterator[Token | Answer]:
+        """Run the prompt, decode, and remember if asked to."""
+        state, context, backbone = prompt.state, prompt.context, self._backbone
+        with torch.no_grad():
+            cursor = self._show_past(state, context)
+            closing = backbone.close_clip(cursor)
+            turn = backbone.turn(query.text, cursor)
+            asked = turn if closing is None else join([closing, turn])
+            placed, cursor = backbone.place(cursor, asked)
+            hidden = backbone.extend(placed, context, outputs=1, watch=query.evidence > 0)
+            choose, text = Chooser(query), Detokenizer(backbone.decode, query.stop)
+            ids: list[int] = []
+            num_run = 0
+            token = choose(backbone.logits(hidden)[-1])
+        first_ms, finish = 1000 * (time.perf_counter() - start), "length"
+        while True:
+            if token in backbone.spec.stop_ids:
+                finish = "stop"
+                break
+            ids.append(token)
+            part = text.add(token)
+            yield Token(token, part)
+            if text.stopped:
+                finish = "stop"
+            last = text.stopped or len(ids) == query.max_tokens
+            if last and not query.remember:
+                break
+            with torch.no_grad():
+                placed, cursor = backbone.place(cursor, backbone.embed([token], turn=cursor.turn))
+                hidden = backbone.extend(placed, context, outputs=0 if last else 1)
+                num_run += 1
+                if last:
+                    break
+                token = choose(backbone.logits(hidden)[-1])
+        if rest := text.finish():
+            yield Token(-1, rest)
+        span = context.finish()
+        if query.remember:
+            self._remember(asked, ids, span, cursor)
+        yield Answer(
+            question=query.text,
+            text=text.text.strip(),
+            tokens=tuple(ids),
+            time_s=state.time_s,
+            frames_seen=state.num_frames,
+            first_token_ms=first_ms,
+            total_ms=1000 * (time.perf_counter() - start),
+            prompt_rows=len(span.segment) - num_run,
+            finish=finish,
+            evidence=span.attention.moments(query.evidence) if span.attention is not None else (),
+        )
+
+    def _show_past(self, state: StreamState, context: Context) -> Cursor:
+        """Bring the Context to the moment of the question: a token memory's frames, then pending ones."""
+        cursor, memory = state.cursor, state.memory
+        tokens = None
+        if state.pending:
+            _, _, tokens, _ = see(self.pipeline, self._backbone, state, state.pending, Stopwatch(self._backbone))
+            segment = self._backbone.wrap(tokens, cursor)
+        if self.pipeline.memory.kind == "tokens":
+            if tokens is not None:
+                memory = self.pipeline.memory.write(memory, Span(segment=segment, tokens=tokens))
+            return replay(self.pipeline, self._backbone, self.pipeline.memory.recall(memory), context)
+        if tokens is None:
+            return cursor
+        segment, cursor = self._backbone.place(cursor, segment)
+        self._backbone.extend(segment, context, pruner=self.pipeline.pruner, outputs=0)
+        return framed(cursor)
+
+    def _remember(self, asked: Segment, ids: Sequence[int], span: Span, cursor: Cursor) -> None:
+        """Write a question and its answer into the memory."""
+        with torch.no_grad():
+            if self.pipeline.memory.kind == "tokens":
+                rows = [asked] if not ids else [asked, self._backbone.embed(ids, turn=cursor.turn)]
+                span, cursor = Span(segment=join(rows)), self._state.cursor
+            memory = self.pipeline.memory.write(self._state.memory, span)
+            self._state = replace(self._state, memory=memory, cursor=answered(cursor))
+
+    def fork(self) -> Stream:
+        """Start another stream with the same past; sealed blocks are shared, both go their own way."""
+        with self._lock:
+            self._check_open()
+            return Stream(self._engine, self.pipeline, budget_bytes=self._budget_bytes, state=fork(self._state))
+
+    def tune(self, **values: Any) -> None:
+        """Change tunable fields while the stream runs, e.g. ``tune(compressor={"keep": 30})``."""
+        with self._lock:
+            self.pipeline = self.pipeline.tuned(**values)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the stream to a folder, from which ``Engine.resume`` goes on exactly."""
+        with self._lock:
+            self._check_open()
+            saving.save(Path(folder), self.pipeline, self._state, self._backbone.spec)
+
+    def close(self) -> None:
+        """Forget the past; further calls fail."""
+        with self._lock:
+            self._closed = True
+            self._state = replace(self._state, encoder=None, compressor=None, memory=None, speaker=None, pending=())
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError("this stream is closed; open another")
+
+    def _framed(self, image: Any) -> Frame:
+        if not isinstance(image, np.ndarray | torch.Tensor):
+            raise ValueError(f"push: takes a Frame or a uint8 (H, W, 3) picture, not {type(image).__name__}")
+        index = self._state.num_frames
+        time_s = 0.0 if index == 0 else self._state.time_s + 1.0
+        return Frame(index, time_s, torch.as_tensor(image))
+
+    def _start(self) -> StreamState:
+        """The state of an empty stream: every method's start, and the prefix in the memory."""
+        spec, methods = self._backbone.spec, self.pipeline
+        state = StreamState(
+            encoder=methods.encoder.init(spec),
+            compressor=methods.compressor.init(spec),
+            memory=methods.memory.init(spec),
+            speaker=methods.speaker.init(spec),
+        )
+        if methods.memory.kind == "tokens":
+            return state
+        segment, cursor = self._backbone.place(state.cursor, self._backbone.open())
+        context = methods.memory.read(state.memory, spec, query=False)
+        self._backbone.extend(segment, context, outputs=0)
+        return replace(state, memory=methods.memory.write(state.memory, context.finish()), cursor=cursor)
