@@ -97,10 +97,10 @@ def where(view: View) -> Pairs:
 
 
 def motion(view: View) -> Pairs:
-    """Direction something has kept over the last three frames or more."""
-    if len(view.ticks) < 3:
+    """Direction something has kept over the last three frames, or over the last two when they lie apart."""
+    span = range(view.ticks[-3:][0] + 1, view.ticks[-1] + 1)
+    if len(span) < 2:
         return []
-    span = range(view.ticks[-3] + 1, view.ticks[-1] + 1)
     pairs = []
     for sprite in view.now:
         ways = {sprite.heading(tick) for tick in span}

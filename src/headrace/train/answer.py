@@ -1,0 +1,92 @@
+"""The decoder over a packed batch: loss, and which questions it answers right."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from headrace.train.pack import Packed
+
+
+def run_rows(model: Any, batch: Packed) -> tuple[Tensor, Tensor]:
+    """Run the decoder and predict the rows that have a target.
+
+    Walks the decoder's own sub-modules, so that the clip's rows use causal attention without a mask and the last
+    layer computes the questions' rows alone; the result is that of the model's forward.
+
+    Args:
+        model: The LLaVA-OneVision model.
+        batch: The packed clips.
+
+    Returns:
+        (R, vocabulary) float32 logits and (R,) int64 targets, in the order of ``batch.targets``' filled places.
+    """
+    decoder = model.model.language_model
+    newline = model.model.image_newline.to(batch.visual.dtype)
+    visual = torch.where(batch.newline[:, :, None], newline, batch.visual)
+    words = decoder.embed_tokens(torch.cat([batch.prefix, batch.asked], dim=1))
+    start, clip = batch.prefix.shape[1], batch.prefix.shape[1] + visual.shape[1]
+    rows = torch.cat([words[:, :start], visual.to(words.dtype), words[:, start:]], dim=1)
+    angles = decoder.rotary_emb(rows, batch.positions)
+    mask = batch.mask()[:, :, clip:]
+    for number, layer in enumerate(decoder.layers):
+        last = number + 1 == len(decoder.layers)
+        mixed = _attend(layer.self_attn, layer.input_layernorm(rows), angles, mask, clip, last)
+        rows = (rows[:, clip:] if last else rows) + mixed
+        rows = rows + layer.mlp(layer.post_attention_layernorm(rows))
+    filled = batch.targets >= 0
+    return model.lm_head(decoder.norm(rows[filled])).float(), batch.targets[filled]
+
+
+def _attend(part: Any, rows: Tensor, angles: tuple[Tensor, Tensor], mask: Tensor, clip: int, last: bool) -> Tensor:
+    """Attend within the clip's first ``clip`` rows causally, and from the questions' rows by ``mask``."""
+    asking = rows[:, clip:] if last else rows
+    q = _turn(part.q_proj(asking), part.head_dim, [angle[:, -asking.shape[1] :] for angle in angles])
+    k = _turn(part.k_proj(rows), part.head_dim, angles).repeat_interleave(part.num_key_value_groups, dim=1)
+    v = part.v_proj(rows).unflatten(2, (-1, part.head_dim)).transpose(1, 2)
+    v = v.repeat_interleave(part.num_key_value_groups, dim=1)
+    found = F.scaled_dot_product_attention(q[:, :, -mask.shape[2] :], k, v, attn_mask=mask)
+    if not last:
+        seen = F.scaled_dot_product_attention(q[:, :, :clip], k[:, :, :clip], v[:, :, :clip], is_causal=True)
+        found = torch.cat([seen, found], dim=2)
+    mixed: Tensor = part.o_proj(found.transpose(1, 2).flatten(2))
+    return mixed
+
+
+def _turn(rows: Tensor, width: int, angles: Sequence[Tensor]) -> Tensor:
+    """Split (B, T, heads * width) rows into heads and rotate them: (B, heads, T, width)."""
+    heads = rows.unflatten(2, (-1, width)).transpose(1, 2)
+    cos, sin = (angle[:, None].to(heads.dtype) for angle in angles)
+    low, high = heads.chunk(2, dim=3)
+    turned: Tensor = heads * cos + torch.cat([-high, low], dim=3) * sin
+    return turned
+
+
+def loss(model: Any, batch: Packed) -> tuple[Tensor, dict[str, float]]:
+    """Return the mean loss over answer tokens and the share of questions answered right, by kind."""
+    with torch.autocast(batch.visual.device.type, torch.bfloat16):
+        logits, targets = run_rows(model, batch)
+    total = F.cross_entropy(logits, targets)
+    tally: dict[str, list[bool]] = defaultdict(list)
+    for kind, right in zip((ask.kind for asks in batch.asks for ask in asks), answered(logits, batch), strict=True):
+        tally[kind].append(right)
+    return total, {kind: sum(found) / len(found) for kind, found in tally.items()}
+
+
+def answered(logits: Tensor, batch: Packed) -> list[bool]:
+    """Tell for every question, clip by clip, whether greedy decoding gives its answer and stops."""
+    filled = batch.targets >= 0
+    hits = torch.zeros_like(batch.targets, dtype=torch.bool)
+    hits[filled] = logits.argmax(dim=1) == batch.targets[filled]
+    wrong = filled & ~hits
+    groups = batch.groups[:, -batch.targets.shape[1] :]
+    return [
+        not bool(wrong[b][groups[b] == number].any())
+        for b, asks in enumerate(batch.asks)
+        for number in range(1, len(asks) + 1)
+    ]

@@ -1,0 +1,161 @@
+"""The loop every phase shares: optimiser, schedule, log, checkpoint, resume.
+
+A run is a folder: ``log.jsonl`` (one JSON object per line), ``state.pt`` (everything needed to go on), ``curve.png``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Report = Callable[[str, float, dict[str, float]], None]
+WARM = 60  # steps from 0 to the full rate, at the start of a phase and after every resume
+SAVE_S, LOG_STEPS = 60.0, 20
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """How long and how fast a phase trains.
+
+    Attributes:
+        name: Its name in log and checkpoint.
+        rate: Highest learning rate.
+        steps: Steps it takes, or None when it runs by the clock.
+        seconds: Seconds it takes when it runs by the clock; interruptions do not count.
+    """
+
+    name: str
+    rate: float
+    steps: int | None = None
+    seconds: float = 0.0
+
+    def done(self, step: int, spent_s: float) -> float:
+        """Return the share of the phase that is over, 0..1."""
+        share = step / self.steps if self.steps else spent_s / max(self.seconds, 1e-9)
+        return min(1.0, share)
+
+
+@dataclass(slots=True)
+class Run:
+    """A training run on disk.
+
+    Attributes:
+        folder: Where it lives.
+        seed: Seed of weights, worlds and order.
+        device: Where it computes.
+        report: Called now and then with (phase, share done 0..1, figures).
+        finished: Names of the phases that are over, with the steps each took.
+        seconds: Seconds that each finished phase took.
+        at: (phase, step, seconds spent in it) of the checkpoint that was resumed, or None.
+    """
+
+    folder: Path
+    seed: int
+    device: torch.device
+    report: Report = field(default=lambda phase, share, figures: None)
+    finished: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    at: tuple[str, int, float] | None = None
+
+    @property
+    def state(self) -> Path:
+        """The checkpoint."""
+        return self.folder / "state.pt"
+
+    def log(self, **row: Any) -> None:
+        """Append one line to the log."""
+        with (self.folder / "log.jsonl").open("a") as out:
+            out.write(json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()}) + "\n")
+
+    def save(self, parts: dict[str, Any], at: tuple[str, int, float] | None) -> None:
+        """Write the checkpoint whole or not at all."""
+        content = {name: part.state_dict() for name, part in parts.items()}
+        partial = self.state.with_suffix(".part")
+        done = {"seed": self.seed, "finished": self.finished, "seconds": self.seconds, "at": at}
+        torch.save({"parts": content, **done}, partial)
+        os.replace(partial, self.state)
+
+    def load(self, parts: dict[str, Any]) -> dict[str, Any]:
+        """Read the checkpoint into modules; returns what was saved of other parts, such as the optimiser.
+
+        Raises:
+            ValueError: The checkpoint belongs to another seed.
+        """
+        content = torch.load(self.state, map_location=self.device, weights_only=True)
+        if content["seed"] != self.seed:
+            raise ValueError(f"{self.folder} holds a run with seed {content['seed']}, not {self.seed}")
+        for name, part in parts.items():
+            part.load_state_dict(content["parts"].pop(name))
+        self.finished, self.at = content["finished"], content["at"]
+        self.seconds = content.get("seconds", {})
+        rest: dict[str, Any] = content["parts"]
+        return rest
+
+
+def fit(
+    run: Run,
+    phase: Phase,
+    parts: dict[str, nn.Module],
+    trained: Iterable[nn.Parameter],
+    step_loss: Callable[[int, float], tuple[Tensor, dict[str, float]]],
+    rest: dict[str, Any],
+) -> None:
+    """Train one phase, or what is left of it, and mark it finished.
+
+    Args:
+        run: Where to log and to save.
+        phase: How long and how fast.
+        parts: Modules of the checkpoint, by name.
+        trained: Parameters to train; all others stay as they are.
+        step_loss: From (step, share done) to the loss and figures for the log.
+        rest: What ``Run.load`` returned; the optimiser's state is taken from it when this phase was interrupted.
+    """
+    weights = list(trained)
+    for weight in (w for part in parts.values() for w in part.parameters()):
+        weight.requires_grad_(False)
+    for weight in weights:
+        weight.requires_grad_(True)
+    optimiser = torch.optim.AdamW(weights, lr=phase.rate, betas=(0.9, 0.98), weight_decay=0.01)
+    step, spent = 0, 0.0
+    if run.at and run.at[0] == phase.name:
+        step, spent = run.at[1], run.at[2]
+        optimiser.load_state_dict(rest["optimiser"])
+    saved_s, born = time.monotonic(), step
+    everything: dict[str, Any] = {**parts, "optimiser": optimiser}
+    try:
+        while (share := phase.done(step, spent)) < 1:
+            began = time.monotonic()
+            rate = phase.rate * min(1.0, (step - born + 1) / WARM) * _decay(share)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            loss, figures = step_loss(step, share)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(weights, 1.0)
+            optimiser.step()
+            step, spent = step + 1, spent + time.monotonic() - began
+            if step % LOG_STEPS == 0 or phase.done(step, spent) == 1:
+                row = {"loss": float(loss.detach()), "rate": rate, "norm": float(norm), **figures}
+                run.log(phase=phase.name, step=step, spent_s=spent, **row)
+                run.report(phase.name, phase.done(step, spent), row)
+            if time.monotonic() - saved_s > SAVE_S:
+                run.save(everything, (phase.name, step, spent))
+                saved_s = time.monotonic()
+    except KeyboardInterrupt:
+        run.save(everything, (phase.name, step, spent))
+        raise
+    run.finished[phase.name], run.seconds[phase.name], run.at = step, spent, None
+    run.save(dict(parts), None)
+
+
+def _decay(share: float) -> float:
+    """Full rate for the first 40 %, then down in a straight line to 5 %."""
+    return 1.0 if share < 0.4 else 1 - 0.95 * (share - 0.4) / 0.6

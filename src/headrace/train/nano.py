@@ -1,0 +1,145 @@
+"""Train nano from nothing, or go on where a run stopped."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from headrace.backbones import plain
+from headrace.train import bind, follow, see, watch
+from headrace.train.evaluate import evaluate
+from headrace.train.export import Measured, Trained, export
+from headrace.train.loop import Phase, Report, Run
+from headrace.train.pack import Words
+from headrace.train.recipe import NANO, SMOKE, Recipe
+from headrace.train.see import TokenHead
+from headrace.train.show import Bar, draw_curve
+from headrace.train.start import start_decoder
+from headrace.train.study import study
+from headrace.video.world import vocabulary
+
+STUDIES = {"bind": bind.clips, "follow": follow.clips, "watch": watch.clips}
+CROWDED = {"bind": 70, "follow": 40, "watch": 25}  # percent of worlds with many sprites
+
+
+def train_nano(
+    folder: str | Path,
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    seed: int = 1,
+    threads: int = 1,
+    device: str = "cpu",
+    resume: bool = True,
+    smoke: bool = False,
+    progress: bool | Report = True,
+) -> Path:
+    """Train nano and export it.
+
+    Args:
+        folder: The run's folder: ``log.jsonl``, ``curve.png``, ``state.pt``, and the checkpoint in ``nano/``.
+        minutes: How long to train in all; interruptions do not count. 90 when ``steps`` is not given either.
+        steps: Steps in all, instead of minutes: the same steps give the same run, however fast the machine.
+        seed: Seed of weights, worlds and order.
+        threads: CPU threads.
+        device: Where to compute.
+        resume: Go on with the run in the folder; False refuses a folder that holds one.
+        smoke: Walk the whole path at once with almost no steps, to test it.
+        progress: Show a bar, or a function that is called with (phase, share done, figures).
+
+    Returns:
+        The checkpoint folder.
+
+    Raises:
+        ValueError: A number is out of range, or the folder holds a run that cannot be continued.
+        KeyboardInterrupt: Ctrl-C; the run has been saved and goes on with the same call.
+    """
+    if minutes is not None and steps is not None:
+        raise ValueError("give minutes or steps, not both")
+    if (minutes is not None and minutes <= 0) or (steps is not None and steps < 4):
+        raise ValueError("minutes must be more than 0, and steps at least 4")
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, not {threads}")
+    recipe = SMOKE if smoke else NANO
+    if smoke:
+        steps, minutes = 8, None
+    elif minutes is None and steps is None:
+        minutes = 90.0
+    torch.set_num_threads(threads)
+    run = Run(Path(folder), seed, torch.device(device))
+    run.folder.mkdir(parents=True, exist_ok=True)
+    if run.state.exists() and not resume:
+        raise ValueError(f"{folder} already holds a run; choose another folder or resume it")
+    phases = recipe.phases(minutes, steps)
+    with contextlib.ExitStack() as stack:
+        if progress is True:
+            run.report = stack.enter_context(Bar([phase.name for phase in phases]))
+        elif progress:
+            run.report = progress
+        try:
+            model, tokenizer = _train(run, phases, recipe)
+        except KeyboardInterrupt:
+            run.log(event="interrupted")
+            raise
+    draw_curve(run.folder)
+    return finish(run, model, tokenizer, threads=threads, clips=4 if smoke else 400)
+
+
+def build_nano(seed: int) -> tuple[Any, Any, TokenHead]:
+    """Build nano with random weights, its tokenizer, and the throw-away head of phase 1."""
+    tokenizer = plain.word_tokenizer(vocabulary())
+    model = plain.build(plain.nano_config(len(tokenizer)), seed=seed)
+    model.model.vision_tower.set_attn_implementation("eager")  # 256 rows: faster than the fused kernel on a CPU
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = TokenHead(model.config.text_config.hidden_size)
+    return model, tokenizer, head
+
+
+def _train(run: Run, phases: list[Phase], recipe: Recipe) -> tuple[Any, Any]:
+    model, tokenizer, head = build_nano(run.seed)
+    model.to(run.device)
+    head.to(run.device)
+    rest = run.load({"model": model, "head": head}) if run.state.exists() else {}
+    words = Words(tokenizer)
+    for phase in phases:
+        if phase.name in run.finished:
+            continue
+        if phase.name == "see":
+            see.train(run, phase, model, head, rest, frames=recipe.frames)
+            continue
+        if phase.name == "bind" and run.at is None:
+            with torch.no_grad():
+                values, _ = see.batch(run.seed, -1, recipe.frames)
+                start_decoder(model, tokenizer, head, see.look(model, values.to(run.device)).flatten(0, 1))
+        study(
+            run,
+            phase,
+            model,
+            head,
+            words,
+            STUDIES[phase.name],
+            rest,
+            clips=recipe.clips[phase.name],
+            fresh=recipe.fresh,
+            crowded=CROWDED[phase.name],
+            capacity=recipe.capacity,
+        )
+    return model, tokenizer
+
+
+def finish(run: Run, model: Any, tokenizer: Any, *, threads: int, clips: int) -> Path:
+    """Measure a trained model on held-out worlds and export it; returns the checkpoint folder."""
+    words = Words(tokenizer)
+    half = torch.bfloat16
+    for weight in model.parameters():  # measure what is shipped
+        weight.data = weight.data.to(half).to(weight.dtype)
+    measured = [Measured(f"{frames} frames", *evaluate(model, words, clips=clips, frames=frames)) for frames in (8, 16)]
+    measured.append(Measured("8 frames, 30 % kept", *evaluate(model, words, clips=clips, frames=8, ratio=0.3)))
+    for part in measured:
+        run.log(event="measured", title=part.title, macro=part.model.macro, by_kind=part.model.by_kind)
+    trained = Trained(run.seed, dict(run.finished), dict(run.seconds), threads)
+    return export(model, tokenizer, run.folder / "nano", trained, measured)
