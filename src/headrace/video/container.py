@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from headrace.video.shots import Facts, Shot, Warn
 from headrace.video.timeline import Timeline
 
 _TEXT_CODECS = frozenset({"ansi", "bintext", "xbin", "idf"})  # FFmpeg draws text files as pictures
+_MAX_FPS = 480
 _STILL_FORMATS = ("image2", "_pipe")
 
 
@@ -72,7 +74,7 @@ class ContainerReader:
             start_s: Seconds; where the container can seek, reading begins at the last keyframe before it.
 
         Raises:
-            VideoError: A live source broke off. A finite one only warns and ends.
+            VideoError: A live source broke off; says why. A finite one only warns and ends.
         """
         timeline = Timeline(self._stream.time_base, self._stream.start_time, self.facts.fps)
         shots = self._shots(timeline)
@@ -112,7 +114,7 @@ class ContainerReader:
             except READ_ERRORS as problem:
                 self._broken = cause(problem)
                 if self.facts.live:
-                    raise VideoError(f"{self.facts.name} broke off: {self._broken}") from problem
+                    raise VideoError(self._broken) from problem
                 packet = None
             if packet is None:
                 return
@@ -147,14 +149,15 @@ class ContainerReader:
     def _report(self, timeline: Timeline, whole: bool) -> None:
         """Warn when the container held less than its header promised, or could not all be decoded."""
         name, until = self.facts.name, timeline.last_s
-        if timeline.counted and self._decoded > 1:
+        if not timeline.stamped and self._decoded > 1:
             self._warn(f"{name} carries no times; they were counted at {timeline.rate:g} frames per second")
         if self.facts.live:
             return
         promised, length = self._stream.frames, self.facts.duration_s
         missing = whole and "mov" in self._container.format.name and self._packets < promised
-        if length is not None and until is not None and not _audio_may_be_longer(self._container, self._stream):
-            missing = missing or length - until > max(0.5, 3 / timeline.rate)
+        if length is not None and until is not None:
+            slack = 2.0 + 0.2 * length if _may_be_audio(self._container, self._stream) else 0.5
+            missing = missing or length - until > max(slack, 3 / timeline.rate)
         if not (missing or self._damaged or self._broken):
             return
         reach = "" if until is None or length is None else f", up to {until:.2f} s of {length:.2f} s"
@@ -206,8 +209,8 @@ def _video_stream(container: Any, name: str) -> Any:
 
 
 def _facts(container: Any, stream: Any, opening: Opening) -> Facts:
-    rate = stream.average_rate or stream.guessed_rate
-    fps = float(rate) if rate and 0 < rate <= 1000 else None
+    rates = (stream.average_rate, stream.guessed_rate)  # FFmpeg's guess may be no more than the clock's tick
+    fps = next((float(r) for r in rates if r and 0 < r <= _MAX_FPS), None)
     duration = _duration(container, stream)
     live = opening.live
     if live is None:
@@ -223,8 +226,18 @@ def _facts(container: Any, stream: Any, opening: Opening) -> Facts:
 def _duration(container: Any, stream: Any) -> float | None:
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
+    tag = _tagged_duration(stream)
+    if tag is not None:
+        return tag
     return container.duration / 1e6 if container.duration and container.duration > 0 else None
 
 
-def _audio_may_be_longer(container: Any, stream: Any) -> bool:
-    return stream.duration is None and len(container.streams) > 1
+def _tagged_duration(stream: Any) -> float | None:
+    """Read what Matroska writers note per stream, as 00:00:05.280000000."""
+    found = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+    return float(found[1]) * 3600 + float(found[2]) * 60 + float(found[3]) if found else None
+
+
+def _may_be_audio(container: Any, stream: Any) -> bool:
+    """Tell whether the length could be that of another, longer stream."""
+    return stream.duration is None and _tagged_duration(stream) is None and len(container.streams) > 1

@@ -120,6 +120,8 @@ def _where(source: Any, read_timeout_s: float) -> Any:
         kind = type(source).__name__
         raise VideoError(f"cannot open a {kind}: a path, an address, a file object or arrays are expected")
     if source == "-":
+        if getattr(sys.stdin, "buffer", None) is None:
+            raise VideoError("cannot open standard input: there is none")
         return sys.stdin.buffer
     if source.startswith("world:"):
         return World(source.removeprefix("world:"))

@@ -41,7 +41,7 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
     """Sort key under which ``frame2`` comes before ``frame10``; ties are broken by the plain name."""
     parts = re.findall(r"\d+|\D+", name)
     key = [(0, int(part), "") if part.isdecimal() else (1, 0, part.casefold()) for part in parts]
-    return [*key, (2, 0, name)]
+    return [*key, (-1, 0, name)]
 
 
 class PhotoReader:
@@ -136,8 +136,8 @@ def _unstack(pictures: Iterable[Any]) -> list[Any] | Iterable[Any]:
 
 
 def _as_image(picture: Any, what: str) -> Tensor:
-    if isinstance(picture, np.ndarray):
-        picture = torch.from_numpy(np.ascontiguousarray(picture)) if picture.dtype == np.uint8 else picture
+    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8:
+        picture = torch.from_numpy(np.require(picture, requirements=["C", "W"]))  # a copy only where one is needed
     shape = tuple(getattr(picture, "shape", ()))
     if not isinstance(picture, Tensor) or picture.dtype != torch.uint8 or len(shape) != 3 or shape[2] != 3:
         kind = getattr(picture, "dtype", type(picture).__name__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -37,8 +38,8 @@ class Reconnect:
 class Unbroken:
     """A live source read across its losses.
 
-    The first frame has time 0. After a loss, the first frame is a gap, and its time is the last frame's plus the
-    wall-clock time between their arrivals. A source that comes back with a known length has ended.
+    The first frame has time 0. After a loss, the first frame is a gap, and its time is what the wall clock says it
+    must be, one frame interval after the last frame at least. A source that comes back with a known length has ended.
     """
 
     def __init__(
@@ -64,7 +65,8 @@ class Unbroken:
         self._reader: Reader | None = first
         self._connect, self._policy, self._clock, self._wait, self._warn = connect, policy, clock, wait, warn
         self._failures = 0
-        self._last: tuple[float, float] | None = None  # time of the last shot, and when it came
+        self._last_s: float | None = None
+        self._origin = math.inf  # wall clock at time 0, as the promptest frame so far shows it
 
     def shots(self, start_s: float) -> Iterator[Shot]:
         """Yield shots until the source has ended or is given up; times never run backwards."""
@@ -89,16 +91,21 @@ class Unbroken:
         shift: float | None = None
         for shot in self._reader.shots(0.0):
             now = self._clock()
-            back = shift is None and self._last is not None
+            back = shift is None and self._last_s is not None
             if shift is None:
-                resumed = 0.0 if self._last is None else self._last[0] + max(0.0, now - self._last[1])
-                shift = resumed - shot.time_s
-            if back:
-                self._warn(f"{self.facts.name} is back at {shot.time_s + shift:.1f} s")
-            self._failures = 0
+                shift = self._resume(now) - shot.time_s
             time_s = shot.time_s + shift
-            self._last = (time_s, now)
+            if back:
+                self._warn(f"{self.facts.name} is back at {time_s:.1f} s")
+            self._failures = 0
+            self._last_s, self._origin = time_s, min(self._origin, now - time_s)
             yield replace(shot, time_s=time_s, gap=shot.gap or back)
+
+    def _resume(self, now: float) -> float:
+        """Return the stream time in seconds of the first frame of a connection."""
+        if self._last_s is None:
+            return 0.0
+        return max(now - self._origin, self._last_s + 1 / (self.facts.fps or 25.0))
 
     def _return(self, why: str) -> bool:
         """Try to connect again; False when the source has ended, is given up, or reading should stop."""
@@ -112,7 +119,7 @@ class Unbroken:
             try:
                 self._reader = self._connect()
             except VideoError as problem:
-                why = str(problem)
+                why = str(problem).removeprefix(f"cannot open {name}: ")
                 continue
             if not self._reader.facts.live:  # an HLS playlist that was closed meanwhile
                 self.close()

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from headrace.video.errors import OPEN_ERRORS, VideoError, cause
+
 
 def to_rgb(picture: av.VideoFrame) -> Tensor:
     """Convert any pixel format to RGB and turn the picture the way its display matrix says.
@@ -19,8 +21,14 @@ def to_rgb(picture: av.VideoFrame) -> Tensor:
 
     Returns:
         uint8 (height, width, 3), contiguous, of its own memory.
+
+    Raises:
+        VideoError: FFmpeg cannot convert this pixel format.
     """
-    pixels: NDArray[np.uint8] = picture.to_ndarray(format="rgb24")
+    try:
+        pixels: NDArray[np.uint8] = picture.to_ndarray(format="rgb24")
+    except OPEN_ERRORS as problem:
+        raise VideoError(f"a {picture.format.name} picture cannot become RGB: {cause(problem)}") from problem
     matrix = display_matrix(picture)
     if matrix is not None:
         pixels = upright(pixels, matrix)

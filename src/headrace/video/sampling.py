@@ -37,8 +37,8 @@ def sample(shots: Iterable[Shot], fps: float | None) -> Iterator[Shot]:
     The instants are ``t_k = t_0 + k / fps``, with ``t_0`` the time of the first shot. The shot on the screen at
     ``t_k`` is the last one with ``time_s <= t_k + slack``, where the slack is 1 ms or a quarter of the sampling
     interval, whichever is less. A shot that is on the screen for several instants comes out once, with its own
-    time: nothing is repeated, so asking for more than the source has gives every shot once. Instants after the last
-    shot's time (plus slack) do not exist.
+    time: nothing is repeated, so asking for more than the source has gives every shot once. The last shot counts as
+    on the screen for as long as the one before it (less two slacks: both times may be rounded).
 
     Args:
         shots: Shots in order of time.
@@ -53,7 +53,7 @@ def sample(shots: Iterable[Shot], fps: float | None) -> Iterator[Shot]:
         return
     slack = min(SLACK_S, 0.25 / fps)
     shown: Shot | None = None
-    origin, instant, waiting = 0.0, 0, False
+    origin, until, instant, waiting = 0.0, 0.0, 0, False
     for shot in shots:
         if shown is None:
             origin = shot.time_s
@@ -65,8 +65,9 @@ def sample(shots: Iterable[Shot], fps: float | None) -> Iterator[Shot]:
             if waiting and shown.gap:
                 shot = replace(shot, gap=True)
             instant = upcoming
+            until = 2 * shot.time_s - shown.time_s
         shown, waiting = shot, True
-    if shown is not None and waiting and origin + instant / fps <= shown.time_s + slack:
+    if shown is not None and waiting and (instant == 0 or origin + instant / fps < until - 2 * slack):
         yield shown
 
 

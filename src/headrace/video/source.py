@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -47,6 +48,10 @@ class Wanted:
             raise VideoError(f"queue_frames must be 1 or more, not {self.queue_frames}")
 
 
+#: A source may be watched for months: only the latest warnings are kept.
+_MAX_NOTES = 200
+
+
 class Notes:
     """Collects what the user should know, and logs it under ``headrace.video`` as it happens."""
 
@@ -56,6 +61,7 @@ class Notes:
     def __call__(self, line: str) -> None:
         """Add one line."""
         self.lines.append(line)
+        del self.lines[:-_MAX_NOTES]
         _log.warning("%s", line)
 
 
@@ -74,7 +80,7 @@ class VideoSource:
         duration_s: Length of the whole source in seconds, or None when endless or unknown.
         num_frames: How many frames will be handed out, an estimate for progress bars, or None.
         gaps: Frames handed out so far with ``gap`` set.
-        warnings: One line each, in order; also logged under ``headrace.video``.
+        warnings: One line each, in order, the latest 200; also logged under ``headrace.video``.
     """
 
     def __init__(
@@ -113,6 +119,7 @@ class VideoSource:
         self._thread: LiveThread | None = None
         if self.live:
             self._thread = LiveThread(self._frames, reader.close, wanted.queue_frames, stop)
+            weakref.finalize(self, stop.set)  # a source that is forgotten instead of closed ends its thread, too
 
     @property
     def dropped(self) -> int:

@@ -14,7 +14,7 @@ class Timeline:
 
     Attributes:
         rate: Frames per second assumed where there are no stamps.
-        counted: True once a frame without stamp had to be placed by counting.
+        stamped: True once a frame had a stamp; until then times are counted.
         last_s: Time of the latest frame in seconds, or None.
     """
 
@@ -32,7 +32,7 @@ class Timeline:
 
     def restart(self) -> None:
         """Forget every frame seen; the stream is read from its beginning again."""
-        self.counted = False
+        self.stamped = False
         self.last_s: float | None = None
         self._origin = self._start
 
@@ -48,17 +48,21 @@ class Timeline:
         """
         jumped = False
         if stamp is None or self._time_base is None:
-            self.counted = True
-            time_s = 0.0 if self.last_s is None else self.last_s + 1 / self.rate
+            time_s = self._counted()
         else:
             if self._origin is None or (self.last_s is None and stamp < self._origin):
                 self._origin = stamp
             time_s = float((stamp - self._origin) * self._time_base)
-            if self.last_s is not None and time_s < self.last_s:
+            if self.last_s is not None and time_s <= self.last_s:
                 jumped = time_s < self.last_s - _JUMP_S
-                time_s = self.last_s
-                if jumped:
-                    time_s += 1 / self.rate
+                if jumped or not self.stamped:  # cameras may send their first frames without stamps
+                    time_s = self._counted()
                     self._origin = stamp - round(Fraction(time_s) / self._time_base)
+                else:
+                    time_s = self.last_s
+            self.stamped = True
         self.last_s = time_s
         return time_s, jumped
+
+    def _counted(self) -> float:
+        return 0.0 if self.last_s is None else self.last_s + 1 / self.rate
