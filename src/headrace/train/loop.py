@@ -55,6 +55,7 @@ class Run:
         finished: Names of the phases that are over, with the steps each took.
         seconds: Seconds that each finished phase took.
         at: (phase, step, seconds spent in it) of the checkpoint that was resumed, or None.
+        optimiser: The optimiser's state in that checkpoint, until its phase goes on.
     """
 
     folder: Path
@@ -64,6 +65,7 @@ class Run:
     finished: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     at: tuple[str, int, float] | None = None
+    optimiser: dict[str, Any] | None = None
 
     @property
     def state(self) -> Path:
@@ -83,8 +85,8 @@ class Run:
         torch.save({"parts": content, **done}, partial)
         os.replace(partial, self.state)
 
-    def load(self, parts: dict[str, Any]) -> dict[str, Any]:
-        """Read the checkpoint into modules; returns what was saved of other parts, such as the optimiser.
+    def load(self, parts: dict[str, Any]) -> None:
+        """Read the checkpoint into modules, and where the run stood into this object.
 
         Raises:
             ValueError: The checkpoint belongs to another seed.
@@ -96,8 +98,7 @@ class Run:
             part.load_state_dict(content["parts"].pop(name))
         self.finished, self.at = content["finished"], content["at"]
         self.seconds = content.get("seconds", {})
-        rest: dict[str, Any] = content["parts"]
-        return rest
+        self.optimiser = content["parts"].get("optimiser")
 
 
 def fit(
@@ -106,7 +107,6 @@ def fit(
     parts: dict[str, nn.Module],
     trained: Iterable[nn.Parameter],
     step_loss: Callable[[int, float], tuple[Tensor, dict[str, float]]],
-    rest: dict[str, Any],
 ) -> None:
     """Train one phase, or what is left of it, and mark it finished.
 
@@ -116,7 +116,6 @@ def fit(
         parts: Modules of the checkpoint, by name.
         trained: Parameters to train; all others stay as they are.
         step_loss: From (step, share done) to the loss and figures for the log.
-        rest: What ``Run.load`` returned; the optimiser's state is taken from it when this phase was interrupted.
     """
     weights = list(trained)
     for weight in (w for part in parts.values() for w in part.parameters()):
@@ -125,9 +124,10 @@ def fit(
         weight.requires_grad_(True)
     optimiser = torch.optim.AdamW(weights, lr=phase.rate, betas=(0.9, 0.98), weight_decay=0.01)
     step, spent = 0, 0.0
-    if run.at and run.at[0] == phase.name:
+    if run.at and run.optimiser and run.at[0] == phase.name:
         step, spent = run.at[1], run.at[2]
-        optimiser.load_state_dict(rest["optimiser"])
+        optimiser.load_state_dict(run.optimiser)
+        run.optimiser = None
     saved_s, born = time.monotonic(), step
     everything: dict[str, Any] = {**parts, "optimiser": optimiser}
     try:

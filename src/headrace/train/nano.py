@@ -36,7 +36,7 @@ def train_nano(
     resume: bool = True,
     smoke: bool = False,
     progress: bool | Report = True,
-) -> Path:
+) -> dict[str, Any]:
     """Train nano and export it.
 
     Args:
@@ -46,15 +46,16 @@ def train_nano(
         seed: Seed of weights, worlds and order.
         threads: CPU threads.
         device: Where to compute.
-        resume: Go on with the run in the folder; False refuses a folder that holds one.
+        resume: Go on with the run in the folder, if it holds one; False starts anew and forgets that run.
         smoke: Walk the whole path at once with almost no steps, to test it.
         progress: Show a bar, or a function that is called with (phase, share done, figures).
 
     Returns:
-        The checkpoint folder.
+        ``checkpoint`` (the folder to load), and held-out accuracies, macro over the kinds: ``macro_8_frames``,
+        ``macro_16_frames``, ``macro_8_frames_30_percent_kept``, ``majority_8_frames``.
 
     Raises:
-        ValueError: A number is out of range, or the folder holds a run that cannot be continued.
+        ValueError: A number is out of range, the device is not there, or the folder holds a run of another seed.
         KeyboardInterrupt: Ctrl-C; the run has been saved and goes on with the same call.
     """
     if minutes is not None and steps is not None:
@@ -69,10 +70,11 @@ def train_nano(
     elif minutes is None and steps is None:
         minutes = 90.0
     torch.set_num_threads(threads)
-    run = Run(Path(folder), seed, torch.device(device))
+    run = Run(Path(folder), seed, _device(device))
     run.folder.mkdir(parents=True, exist_ok=True)
-    if run.state.exists() and not resume:
-        raise ValueError(f"{folder} already holds a run; choose another folder or resume it")
+    if not resume:
+        for old in (run.state, run.folder / "log.jsonl"):
+            old.unlink(missing_ok=True)
     phases = recipe.phases(minutes, steps)
     with contextlib.ExitStack() as stack:
         if progress is True:
@@ -86,6 +88,16 @@ def train_nano(
             raise
     draw_curve(run.folder)
     return finish(run, model, tokenizer, threads=threads, clips=4 if smoke else 400)
+
+
+def _device(name: str) -> torch.device:
+    """Check that a device is there before anything else is done."""
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+    return device
 
 
 def build_nano(seed: int) -> tuple[Any, Any, TokenHead]:
@@ -103,13 +115,14 @@ def _train(run: Run, phases: list[Phase], recipe: Recipe) -> tuple[Any, Any]:
     model, tokenizer, head = build_nano(run.seed)
     model.to(run.device)
     head.to(run.device)
-    rest = run.load({"model": model, "head": head}) if run.state.exists() else {}
+    if run.state.exists():
+        run.load({"model": model, "head": head})
     words = Words(tokenizer)
     for phase in phases:
         if phase.name in run.finished:
             continue
         if phase.name == "see":
-            see.train(run, phase, model, head, rest, frames=recipe.frames)
+            see.train(run, phase, model, head, frames=recipe.frames)
             continue
         if phase.name == "bind" and run.at is None:
             with torch.no_grad():
@@ -122,7 +135,6 @@ def _train(run: Run, phases: list[Phase], recipe: Recipe) -> tuple[Any, Any]:
             head,
             words,
             STUDIES[phase.name],
-            rest,
             clips=recipe.clips[phase.name],
             fresh=recipe.fresh,
             crowded=CROWDED[phase.name],
@@ -131,8 +143,8 @@ def _train(run: Run, phases: list[Phase], recipe: Recipe) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def finish(run: Run, model: Any, tokenizer: Any, *, threads: int, clips: int) -> Path:
-    """Measure a trained model on held-out worlds and export it; returns the checkpoint folder."""
+def finish(run: Run, model: Any, tokenizer: Any, *, threads: int, clips: int) -> dict[str, Any]:
+    """Measure a trained model on held-out worlds and export it; returns what ``train_nano`` does."""
     words = Words(tokenizer)
     half = torch.bfloat16
     for weight in model.parameters():  # measure what is shipped
@@ -142,4 +154,12 @@ def finish(run: Run, model: Any, tokenizer: Any, *, threads: int, clips: int) ->
     for part in measured:
         run.log(event="measured", title=part.title, macro=part.model.macro, by_kind=part.model.by_kind)
     trained = Trained(run.seed, dict(run.finished), dict(run.seconds), threads)
-    return export(model, tokenizer, run.folder / "nano", trained, measured)
+    checkpoint = export(model, tokenizer, run.folder / "nano", trained, measured)
+    eight, sixteen, thinned = measured
+    return {
+        "checkpoint": str(checkpoint),
+        "macro_8_frames": eight.model.macro,
+        "macro_16_frames": sixteen.model.macro,
+        "macro_8_frames_30_percent_kept": thinned.model.macro,
+        "majority_8_frames": eight.majority.macro,
+    }

@@ -105,7 +105,7 @@ def loss(head: TokenHead, tokens: Tensor, labels: Labels) -> tuple[Tensor, dict[
     return total + F.smooth_l1_loss(coordinates[labels.sprite], labels.coordinates[labels.sprite]), right
 
 
-def train(run: Run, phase: Phase, model: Any, head: TokenHead, rest: dict[str, Any], *, frames: int = 32) -> None:
+def train(run: Run, phase: Phase, model: Any, head: TokenHead, *, frames: int = 32) -> None:
     """Train tower, projector and head; then bring the tokens to the scale the decoder starts from.
 
     Args:
@@ -113,7 +113,6 @@ def train(run: Run, phase: Phase, model: Any, head: TokenHead, rest: dict[str, A
         phase: How long and how fast.
         model: The LLaVA-OneVision model.
         head: The throw-away head.
-        rest: What the checkpoint held beside the modules.
         frames: Pictures of one step.
     """
     core = model.model
@@ -125,4 +124,4 @@ def train(run: Run, phase: Phase, model: Any, head: TokenHead, rest: dict[str, A
         return loss(head, tokens, labels.to(run.device))
 
     trained = [p for part in (core.vision_tower, core.multi_modal_projector, head) for p in part.parameters()]
-    fit(run, phase, {"model": model, "head": head}, trained, step_loss, rest)
+    fit(run, phase, {"model": model, "head": head}, trained, step_loss)

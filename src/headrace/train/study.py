@@ -46,7 +46,6 @@ def study(
     head: TokenHead,
     words: Words,
     draw_clips: DrawClips,
-    rest: dict[str, Any],
     *,
     clips: int,
     fresh: int,
@@ -62,7 +61,6 @@ def study(
         head: The head of phase 1, kept in the checkpoint.
         words: The tokenizer's ids.
         draw_clips: From (pool, chance, share of the phase that is over, clips) to the clips of a step.
-        rest: What the checkpoint held beside the modules.
         clips: Clips of one step.
         fresh: New scenes looked at per step.
         crowded: Share of worlds with many sprites, in percent.
@@ -80,4 +78,4 @@ def study(
         return loss(model, pack(drawn, words))
 
     trained = [*core.language_model.parameters(), core.image_newline]
-    fit(run, phase, {"model": model, "head": head}, trained, step_loss, rest)
+    fit(run, phase, {"model": model, "head": head}, trained, step_loss)
