@@ -280,6 +280,18 @@ def test_a_binary_file_object_and_a_pipe_are_read(tmp_path):
     assert [number_of(f.image) for f in frames] == [13, 18, 23, 28]
 
 
+def test_an_mp4_that_cannot_be_piped_is_one_clear_line(tmp_path):
+    data = make_clip(tmp_path / "c.mov", every(40, 50), codec="rawvideo", pix_fmt="rgb24").read_bytes()
+
+    class Pipe(io.BytesIO):
+        def seekable(self):
+            return False
+
+    with pytest.raises(video.VideoError, match="index first") as problem, video.open(Pipe(data)) as s:
+        next(s)
+    assert "\n" not in str(problem.value)
+
+
 def test_a_dash_is_standard_input(tmp_path, monkeypatch):
     clip = make_clip(tmp_path / "c.ts", every(40, 10))
     with clip.open("rb") as file, subprocess.Popen(["cat"], stdin=file, stdout=subprocess.PIPE) as cat:

@@ -65,7 +65,7 @@ class Clock:
 
 def unbroken(tapes, clock, policy=None):
     """Play tapes one after the other; an exception among them is a connection that fails."""
-    notes, waiting = Notes(), list(tapes)
+    notes, waiting = Notes(threading.Event()), list(tapes)
 
     def connect():
         tape = waiting.pop(0) if waiting else VideoError("no more")
@@ -78,7 +78,8 @@ def unbroken(tapes, clock, policy=None):
 
 def opened(reader, *, queue_frames=16, **wanted):
     stop = threading.Event()
-    return VideoSource(reader, Wanted(queue_frames=queue_frames, **wanted), Notes(), stop, time.monotonic, stop.wait)
+    choice = Wanted(queue_frames=queue_frames, **wanted)
+    return VideoSource(reader, choice, Notes(stop), stop, time.monotonic, stop.wait)
 
 
 @given(st.lists(st.booleans(), max_size=30), st.integers(1, 8))
@@ -153,6 +154,17 @@ def test_a_forgotten_source_ends_its_thread():
     go.set()
     thread.join(2)
     assert not thread.is_alive()
+
+
+def test_months_of_warnings_stay_few_and_a_closed_source_is_silent():
+    stop = threading.Event()
+    notes = Notes(stop)
+    for i in range(1000):
+        notes(str(i))
+    assert notes.lines == [str(i) for i in range(800, 1000)]
+    stop.set()
+    notes("late")
+    assert notes.lines[-1] == "999"
 
 
 def test_what_goes_wrong_in_the_thread_is_raised_after_the_frames_before_it():

@@ -145,6 +145,7 @@ class ContainerReader:
         self._container = _open_container(self._opening)
         self._stream = _video_stream(self._container, self._opening.name)
         self._packets = self._decoded = self._damaged = 0
+        self._broken = None
 
     def _report(self, timeline: Timeline, whole: bool) -> None:
         """Warn when the container held less than its header promised, or could not all be decoded."""
@@ -160,9 +161,14 @@ class ContainerReader:
             missing = missing or length - until > max(slack, 3 / timeline.rate)
         if not (missing or self._damaged or self._broken):
             return
+        why = f" ({self._broken})" if self._broken else ""
+        if not self._decoded:
+            mp4 = "mov" in self._container.format.name and not _is_file(self._opening.target)
+            hint = "; a pipe, or a server without ranges, needs an MP4 with its index first (faststart)" if mp4 else ""
+            self._warn(f"nothing in {name} decodes{why}{hint}")
+            return
         reach = "" if until is None or length is None else f", up to {until:.2f} s of {length:.2f} s"
         what = "is cut short or damaged" if missing or self._broken else "is damaged in places"
-        why = f" ({self._broken})" if self._broken else ""
         self._warn(f"{name} {what}{why}: the {self._decoded} frames that decode were used{reach}")
 
 
@@ -186,9 +192,13 @@ def _open_container(opening: Opening) -> Any:
         raise VideoError(f"cannot open {opening.name}: {why}") from problem
 
 
+def _is_file(target: Any) -> bool:
+    return isinstance(target, str) and Path(target).is_file()
+
+
 def _unfinished(target: Any) -> bool:
     """Tell whether this is the beginning of an MP4 or MOV file, which cannot be read without its index."""
-    if not isinstance(target, str) or not Path(target).is_file():
+    if not _is_file(target):
         return False
     with open(target, "rb") as file:
         return file.read(8)[4:] == b"ftyp"

@@ -55,8 +55,8 @@ def open(
         start: First time wanted, in seconds. Files are decoded from the last keyframe before it.
         end: First time no longer wanted, in seconds.
         realtime: Hold frames back until their presentation time, and treat the source as live.
-        live: For addresses: whether frames wait for us. Default: RTSP, RTMP, UDP and the like never do; a web address
-            does when its length (in seconds or bytes) is known, so a file or a closed HLS playlist.
+        live: For addresses: True when frames do not wait for us. Default: always so for RTSP, RTMP, UDP and the
+            like; for a web address unless its length is known, in seconds or bytes (a file, a closed HLS playlist).
         options: More FFmpeg options for the demuxer and protocol, such as ``{"rtsp_transport": "udp"}``.
         open_timeout_s: Longest wait for an address to answer with a picture format, in seconds.
         read_timeout_s: Longest silence of an address, in seconds; for HLS more than a segment's length.
@@ -75,7 +75,8 @@ def open(
         if not value > 0:
             raise VideoError(f"{name} must be above 0 seconds, not {value}")
     wanted = Wanted(fps=fps, start_s=start, end_s=end, realtime=realtime, queue_frames=queue_frames)
-    notes, stop = Notes(), threading.Event()
+    stop = threading.Event()
+    notes = Notes(stop)
     wait = partial(_wait, stop, sleep)
     where = _where(source, read_timeout_s)
     reader: Reader

@@ -55,11 +55,15 @@ _MAX_NOTES = 200
 class Notes:
     """Collects what the user should know, and logs it under ``headrace.video`` as it happens."""
 
-    def __init__(self) -> None:
+    def __init__(self, stop: threading.Event) -> None:
+        """Start empty; once ``stop`` is set nothing more is said."""
         self.lines: list[str] = []
+        self._stop = stop
 
     def __call__(self, line: str) -> None:
         """Add one line."""
+        if self._stop.is_set():
+            return
         self.lines.append(line)
         del self.lines[:-_MAX_NOTES]
         _log.warning("%s", line)
@@ -175,7 +179,7 @@ class VideoSource:
 
     def _why_nothing(self) -> str:
         start, end = self._wanted.start_s, self._wanted.end_s
-        if start is None and end is None:
+        if self.warnings or (start is None and end is None):
             return f"no frame of {self.name} could be read: {self.warnings[-1] if self.warnings else 'it is empty'}"
         until = "its end" if end is None else f"end={end:g} s"
         return f"{self.name} has no frame between start={start or 0:g} s and {until}"
