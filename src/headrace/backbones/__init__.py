@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from headrace.backbones.llava_onevision import MODEL_TYPE as LLAVA_ONEVISION
@@ -9,7 +11,7 @@ from headrace.backbones.llava_onevision import LlavaOnevision
 from headrace.backbones.loading import Checkpoint, ModelError
 from headrace.protocols import Backbone
 
-__all__ = ["FAMILIES", "ModelError", "load"]
+__all__ = ["FAMILIES", "ModelError", "adopt", "load"]
 
 FAMILIES = {LLAVA_ONEVISION: LlavaOnevision}
 
@@ -43,3 +45,20 @@ def load(
         known = ", ".join(FAMILIES)
         raise ModelError(f"model {name!r}: family {config.model_type!r} is not supported; supported: {known}")
     return FAMILIES[config.model_type].load(checkpoint, dtype=dtype, device=torch.device(device))
+
+
+def adopt(model: Any, tokenizer: Any, *, name: str = "adopted") -> Backbone:
+    """Serve a transformers model that is loaded already; nothing is set on it.
+
+    Args:
+        model: The model, in eval mode.
+        tokenizer: Its tokenizer, with chat template.
+        name: What to call it.
+
+    Raises:
+        ModelError: Its family is not supported.
+    """
+    family = model.config.model_type
+    if family not in FAMILIES:
+        raise ModelError(f"model {name!r}: family {family!r} is not supported; supported: {', '.join(FAMILIES)}")
+    return FAMILIES[family].adopt(model, tokenizer, name=name)

@@ -18,7 +18,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 from headrace.backbones.chat import read_chat
 from headrace.backbones.decoder import extend, read_rope, read_windows
 from headrace.backbones.loading import Checkpoint, ModelError, fingerprint
-from headrace.backbones.pictures import read_pictures
+from headrace.backbones.pictures import Pictures, read_pictures
 from headrace.backbones.tower import SiglipBlock, run_tower
 from headrace.protocols import Context, LayerPruner, VisionBlock
 from headrace.types import Cursor, Frame, Kind, ModelSpec, Segment, VisualTokens, join
@@ -38,19 +38,24 @@ class LlavaOnevision:
     """One set of LLaVA-OneVision weights, shared by all streams.
 
     Args:
-        checkpoint: Where the tokenizer and processor files are.
         model: The loaded transformers model.
+        tokenizer: Its tokenizer, with chat template.
+        pictures: Settings of its picture processor.
+        name: What to call it.
+
+    Raises:
+        ModelError: The configuration asks for something that is not supported.
     """
 
-    def __init__(self, checkpoint: Checkpoint, model: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, pictures: Pictures, *, name: str) -> None:
         config = model.config
         text, vision = config.text_config, config.vision_config
         self._model = model
         self._tower = model.model.vision_tower
         self._decoder = model.model.language_model
-        self.tokenizer = checkpoint.tokenizer()
+        self.tokenizer = tokenizer
         self._chat = read_chat(self.tokenizer, video=self.tokenizer.convert_ids_to_tokens(config.video_token_id))
-        self._pictures = read_pictures(checkpoint.read, DEFAULTS)
+        self._pictures = pictures
         self._blocks = _blocks(config, self._tower)
         self._side = vision.image_size // vision.patch_size
         size = self._pictures.settings["size"]
@@ -63,7 +68,7 @@ class LlavaOnevision:
         generation = getattr(model, "generation_config", None)
         self.spec = ModelSpec(
             family=MODEL_TYPE,
-            name=checkpoint.name,
+            name=name,
             layers=text.num_hidden_layers,
             heads=text.num_attention_heads,
             kv_heads=text.num_key_value_heads,
@@ -86,8 +91,16 @@ class LlavaOnevision:
     @staticmethod
     def load(checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device) -> LlavaOnevision:
         """Load a checkpoint; see ``backbones.load``."""
+        tokenizer, pictures = checkpoint.tokenizer(), read_pictures(checkpoint.read, DEFAULTS)
         model = checkpoint.weights(LlavaOnevisionForConditionalGeneration, dtype=dtype, device=device)
-        return LlavaOnevision(checkpoint, model)
+        return LlavaOnevision(model, tokenizer, pictures, name=checkpoint.name)
+
+    @staticmethod
+    def adopt(model: Any, tokenizer: Any, *, name: str) -> LlavaOnevision:
+        """Serve a model that is loaded already, with the family's picture settings at the tower's size."""
+        side = model.config.vision_config.image_size
+        pictures = read_pictures(lambda file: None, {**DEFAULTS, "size": {"height": side, "width": side}})
+        return LlavaOnevision(model, tokenizer, pictures, name=name)
 
     def pixels(self, frames: Sequence[Frame]) -> Tensor:
         """Resize and normalise: (F, 3, S, S) in the model's type."""

@@ -65,8 +65,11 @@ class Checkpoint:
         try:
             return AutoConfig.from_pretrained(self.name, **self.options())
         except (OSError, LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, json.JSONDecodeError) as error:
-            where = "in the local cache (--offline)" if self.offline else "on the hub or on this machine"
-            raise ModelError(f"model {self.name!r}: not found {where}: {_first_line(error)}") from None
+            if self.offline:
+                raise ModelError(f"model {self.name!r}: not in the local cache, and the hub may not be asked") from None
+            raise ModelError(
+                f"model {self.name!r}: not found on this machine or the hub: {_first_line(error)}"
+            ) from None
         except (ValueError, KeyError) as error:
             raise ModelError(f"model {self.name!r}: config.json cannot be used: {_first_line(error)}") from None
 

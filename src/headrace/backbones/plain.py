@@ -181,37 +181,52 @@ def shape_config(name: str) -> LlavaOnevisionConfig:
     )
 
 
-def build(config: LlavaOnevisionConfig, *, seed: int = 0, dtype: torch.dtype = torch.float32, gain: float = 1.0) -> Any:
-    """Build a model with random weights.
+def build(config: LlavaOnevisionConfig, *, seed: int = 0, gain: float = 1.0) -> Any:
+    """Build a model with random fp32 weights.
 
     Args:
         config: The shape.
         seed: Seed of the weights.
-        dtype: Type of the weights; rotary frequencies stay in fp32.
         gain: Factor on every matrix, so that tiny random models give logits worth comparing.
 
     Returns:
         The transformers model in eval mode, without gradients.
     """
-    generator = torch.Generator().manual_seed(seed)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            if dtype == torch.float32:
-                model = LlavaOnevisionForConditionalGeneration(config)
-            else:
-                model = LlavaOnevisionForConditionalGeneration._from_config(config, dtype=dtype)
-    finally:
-        torch.set_default_dtype(before)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlavaOnevisionForConditionalGeneration(config)
     if gain != 1.0:
+        generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for param in model.parameters():
                 if param.ndim > 1:
                     param.mul_(gain)
                 else:
-                    param.add_(torch.randn(param.shape, generator=generator).to(param) * 0.1)
+                    param.add_(torch.randn(param.shape, generator=generator) * 0.1)
+    return model.eval().requires_grad_(False)
+
+
+def build_large(config: LlavaOnevisionConfig, *, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Any:
+    """Build a model of a real size with random weights, one copy of them, straight in ``dtype`` on ``device``.
+
+    Rotary frequencies stay in fp32; norms are 1.
+    """
+    with torch.device("meta"):
+        model = LlavaOnevisionForConditionalGeneration._from_config(config, dtype=dtype)
+    model.to_empty(device=device)
+    torch.manual_seed(seed)
+    for name, param in model.named_parameters():
+        if param.ndim > 1:
+            param.data.normal_(0.0, 0.02)
+        else:
+            param.data.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+    rotary = model.model.language_model.rotary_emb
+    fresh = type(rotary)(config.text_config)
+    rotary.inv_freq = fresh.inv_freq.float().to(device)
+    rotary.original_inv_freq = fresh.inv_freq.float().to(device)
+    positions = model.model.vision_tower.embeddings.position_ids
+    positions.copy_(torch.arange(positions.shape[-1], device=device).expand(positions.shape))
+    model.tie_weights()
     return model.eval().requires_grad_(False)
 
 

@@ -84,14 +84,19 @@ def load(
     Raises:
         ValueError: A name is wrong, or the model cannot be loaded.
     """
-    place = _device(device)
+    place = choose_device(device)
     name = str(Path(headrace.__file__).parent / "weights" / NANO) if model == NANO else model
     return Engine(
-        backbones.load(name, revision=revision, offline=offline, dtype=_dtype(dtype, place, model), device=place)
+        backbones.load(name, revision=revision, offline=offline, dtype=choose_dtype(dtype, place, model), device=place)
     )
 
 
-def _device(device: str | torch.device) -> torch.device:
+def choose_device(device: str | torch.device) -> torch.device:
+    """Turn ``auto`` or a name into a device.
+
+    Raises:
+        ValueError: It cannot be used here.
+    """
     if device == "auto":
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return torch.device("cpu") if found is None else found
@@ -103,7 +108,12 @@ def _device(device: str | torch.device) -> torch.device:
     return place
 
 
-def _dtype(dtype: str | torch.dtype, place: torch.device, model: str) -> torch.dtype:
+def choose_dtype(dtype: str | torch.dtype, place: torch.device, model: str) -> torch.dtype:
+    """Turn ``auto`` or a name into a number type.
+
+    Raises:
+        ValueError: The name is unknown.
+    """
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype == "auto":

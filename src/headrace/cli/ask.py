@@ -1,0 +1,179 @@
+"""``headrace ask``: watch a source and answer questions about it."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from headrace.cli import options
+from headrace.cli.failing import clean
+from headrace.cli.output import Output, size
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Which model to load and how."""
+
+    model: str
+    revision: str | None
+    offline: bool
+    dtype: str
+    device: str
+
+
+@clean
+def ask(
+    context: typer.Context,
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A video file, a folder of images, a photo, an http(s), HLS or rtsp address, camera:0, world:SEED,"
+            " or - for stdin."
+        ),
+    ],
+    questions: Annotated[list[str], typer.Argument(metavar="QUESTION...", help="What to ask.")],
+    at: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="Ask at this second of the stream. One per question, or one for all, or several for one question."
+            " Without it, ask at the end.",
+            rich_help_panel=options.STREAM,
+        ),
+    ] = None,
+    fps: options.Fps = None,
+    start: Annotated[float | None, typer.Option(help="First second.", rich_help_panel=options.STREAM)] = None,
+    end: Annotated[float | None, typer.Option(help="Last second.", rich_help_panel=options.STREAM)] = None,
+    realtime: Annotated[
+        bool, typer.Option("--realtime", help="Play a file at its own pace.", rich_help_panel=options.STREAM)
+    ] = False,
+    pipeline: options.PipelineText = "dense",
+    settings: options.Settings = None,
+    chunk_frames: options.ChunkFrames = 1,
+    memory_mb: options.MemoryMb = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to save the stream to when it ends or Ctrl-C stops it.", rich_help_panel=options.STREAM
+        ),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Go on with the stream saved in this folder.", rich_help_panel=options.STREAM),
+    ] = None,
+    model: options.Model = "nano",
+    revision: options.Revision = None,
+    offline: options.Offline = False,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    max_tokens: Annotated[int, typer.Option(help="Longest answer.", rich_help_panel=options.ANSWER)] = 128,
+    temperature: Annotated[
+        float, typer.Option(help="0 takes the likeliest token.", rich_help_panel=options.ANSWER)
+    ] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(help="Sample from this much probability.", rich_help_panel=options.ANSWER)
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.", rich_help_panel=options.ANSWER)] = 0,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="Text that ends the answer.", rich_help_panel=options.ANSWER)
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Watch SOURCE and answer each QUESTION.
+
+    Examples:
+      headrace ask clip.mp4 "What happens?" --fps 1 --model llava-hf/llava-onevision-qwen2-0.5b-ov-hf
+
+      headrace ask world:7,seconds=20 "how many things are there" --at 8 --at 16 --json
+    """
+    out = Output(as_json=as_json, verbosity=context.obj.verbosity)
+    decoding = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "seed": seed,
+        "stop": tuple(stop or ()),
+    }
+    running = {"pipeline": pipeline, "settings": settings or (), "chunk_frames": chunk_frames, "memory_mb": memory_mb}
+    window = {"fps": fps, "start": start, "end": end, "realtime": realtime}
+    weights = Weights(model, revision, offline, dtype, device)
+    _run(out, source, _plan(questions, at or [], decoding), window, running, weights, state=state, resume=resume)
+
+
+def _plan(questions: list[str], at: list[float], decoding: dict[str, Any]) -> Any:
+    """Pair questions with times."""
+    from headrace.cli.watching import Asking
+    from headrace.types import Query
+
+    if any(not 0 <= second < float("inf") for second in at):
+        raise ValueError(f"--at: must be 0 seconds or more, not {min(at)}")
+    queries = [Query(question, **decoding) for question in questions]
+    if not at:
+        return [Asking(query) for query in queries]
+    if len(queries) == 1 or len(at) == 1:
+        return [Asking(query, second) for second in at for query in queries]
+    if len(at) != len(queries):
+        raise ValueError(f"--at: {len(at)} times for {len(queries)} questions; give one time, or one per question")
+    return [Asking(query, second) for query, second in zip(queries, at, strict=True)]
+
+
+def _run(
+    out: Output,
+    source: str,
+    asks: Any,
+    window: dict[str, Any],
+    running: dict[str, Any],
+    weights: Weights,
+    *,
+    state: Path | None,
+    resume: Path | None,
+) -> None:
+    from headrace import video
+    from headrace.cli.watching import summary, watch
+    from headrace.engine import Pipeline, load
+
+    Pipeline.parse(running["pipeline"], running["settings"], chunk_frames=running["chunk_frames"])
+    with video.open(source, **window) as opened:
+        engine = load(
+            weights.model,
+            revision=weights.revision,
+            offline=weights.offline,
+            dtype=weights.dtype,
+            device=weights.device,
+        )
+        if resume is not None:
+            stream = engine.resume(resume, memory_mb=running["memory_mb"])
+        else:
+            stream = engine.open(**running)
+        out.object("start", source=opened.name, model=engine.backbone.spec.name, pipeline=str(stream.pipeline))
+        result = watch(stream, opened, asks, out, answered=lambda _, answer: out.answer(answer), stepped=out.report)
+        for warning in opened.warnings:
+            out.note(warning)
+        totals = summary(result.reports)
+        out.object("summary", **totals, dropped=opened.dropped, gaps=opened.gaps, interrupted=result.interrupted)
+        if totals:
+            out.line(
+                f"{totals['frames']:.0f} frames, {totals['tokens_kept_per_frame']:.0f} of"
+                f" {totals['tokens_in_per_frame']:.0f} tokens and {totals['ms_per_frame']:.0f} ms per frame,"
+                f" memory {size(totals['memory_bytes'])}",
+                style="dim",
+            )
+        if state is not None or result.interrupted:
+            _save(out, stream, state or Path("headrace-stream"), interrupted=result.interrupted)
+    if result.interrupted:
+        raise typer.Exit(130)
+
+
+def _save(out: Output, stream: Any, folder: Path, *, interrupted: bool) -> None:
+    """Save the stream and say how to go on."""
+    stream.save(folder)
+    out.object("saved", folder=str(folder), time_s=stream.state.time_s)
+    if interrupted:
+        args = [arg for arg in sys.argv[1:] if arg]
+        again = shlex.join(["headrace", *args])
+        out.note(f"stopped at {stream.state.time_s:g} s and saved to {folder}; to go on:")
+        out.note(f"  {again} --resume {shlex.quote(str(folder))} --start {stream.state.time_s:g}")

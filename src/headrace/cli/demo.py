@@ -1,0 +1,84 @@
+"""``headrace demo``: a stream, questions at several moments, and everything it costs, live."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from headrace.cli import options
+from headrace.cli.failing import clean
+from headrace.cli.output import Output, size, step_line
+
+
+@clean
+def demo(
+    context: typer.Context,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the synthetic stream.")] = 7,
+    seconds: Annotated[float, typer.Option(min=1, help="Length of the stream.")] = 24.0,
+    every: Annotated[float, typer.Option(min=0.5, help="Ask every so many seconds.")] = 4.0,
+    per_stop: Annotated[int, typer.Option(min=1, help="Questions each time.")] = 3,
+    pipeline: options.PipelineText = "dense",
+    settings: options.Settings = None,
+    model: options.Model = "nano",
+    as_json: options.Json = False,
+) -> None:
+    """Watch a synthetic stream and answer questions whose true answers are known.
+
+    Example: headrace demo --seed 11 --pipeline recent:4
+    """
+    from headrace import video
+    from headrace.cli.watching import summary, watch
+    from headrace.engine import load
+    from headrace.video.world import matches
+
+    out = Output(as_json=as_json, verbosity=context.obj.verbosity)
+    with video.open(f"world:{seed},seconds={seconds:g}") as source:
+        engine = load(model)
+        stream = engine.open(pipeline, settings=settings or ())
+        out.object("start", source=source.name, model=model, pipeline=str(stream.pipeline))
+        out.line(f"headrace watches a synthetic stream of {seconds:g} s ({source.name}) with the model {model}.")
+        out.line("Every line is one second: its visual tokens, the time of each stage, the memory held.\n")
+        right: list[bool] = []
+
+        def answered(ask: Any, answer: Any) -> None:
+            right.append(matches(answer.text, ask.truth))
+            out.answer(answer, truth=ask.truth, right=right[-1])
+
+        plan, seconds_shown = _plan(seed, seconds, every, per_stop), set[int]()
+
+        def stepped(report: Any) -> None:
+            if as_json:
+                out.report(report)
+            elif int(report.time_s) not in seconds_shown:
+                seconds_shown.add(int(report.time_s))
+                out.line(step_line(report), style="dim")
+
+        result = watch(stream, source, plan, Output(as_json=as_json, verbosity=-1), answered=answered, stepped=stepped)
+    totals = summary(result.reports)
+    accuracy = sum(right) / len(right) if right else 0.0
+    out.object("summary", **totals, asked=len(right), right=sum(right), accuracy=accuracy)
+    if totals:
+        out.line()
+        out.line(f"{sum(right)} of {len(right)} answers are true ({accuracy:.0%}).", style="bold")
+        out.line(
+            f"{totals['frames']:.0f} frames at {totals['ms_per_frame']:.0f} ms each,"
+            f" {totals['tokens_kept_per_frame']:.0f} visual tokens per frame,"
+            f" {size(totals['memory_bytes'])} of memory at the end."
+        )
+        out.line('Try your own:  headrace ask VIDEO "QUESTION" --model llava-hf/llava-onevision-qwen2-0.5b-ov-hf')
+
+
+def _plan(seed: int, seconds: float, every: float, per_stop: int) -> list[Any]:
+    """Choose questions of many kinds, spread over the stream, with their true answers."""
+    from headrace.cli.watching import Asking
+    from headrace.types import Query
+    from headrace.video.world import KINDS, TICKS_PER_SECOND, World, questions
+
+    shown, kinds, plan = World(seed), list(KINDS), []
+    step = max(1, int(every * TICKS_PER_SECOND))
+    for stop, tick in enumerate(range(step - 1, int(seconds * TICKS_PER_SECOND), step)):
+        turn = [kinds[(stop * per_stop + i) % len(kinds)] for i in range(len(kinds))]
+        for question in questions(shown, tick, kinds=tuple(turn))[:per_stop]:
+            plan.append(Asking(Query(question.text), question.time_s, question.answer))
+    return plan

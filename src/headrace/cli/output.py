@@ -1,0 +1,101 @@
+"""What a person sees, and what a program reads."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from headrace.types import Answer, Report
+
+
+@dataclass
+class Output:
+    """Writes a command's results: text for people, or one JSON object per line.
+
+    Attributes:
+        as_json: Write JSON to stdout and nothing else there.
+        verbosity: -1 quiet, 0 normal, 1 one line per step.
+    """
+
+    as_json: bool = False
+    verbosity: int = 0
+    console: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
+    errors: Console = field(default_factory=lambda: Console(stderr=True, highlight=False, soft_wrap=True))
+
+    def object(self, event: str, **values: Any) -> None:
+        """Write one JSON object, in JSON mode only."""
+        if self.as_json:
+            sys.stdout.write(json.dumps({"event": event, **values}) + "\n")
+            sys.stdout.flush()
+
+    def line(self, text: str = "", *, style: str | None = None) -> None:
+        """Write one line for a person."""
+        if not self.as_json:
+            self.console.print(text, style=style, markup=False)
+
+    def note(self, text: str) -> None:
+        """Write a remark to stderr."""
+        if self.verbosity >= 0:
+            self.errors.print(f"headrace: {text}", style="yellow", markup=False)
+
+    def report(self, report: Report) -> None:
+        """Write what one step cost."""
+        self.object("step", **asdict(report))
+        if self.verbosity > 0:
+            self.line(step_line(report), style="dim")
+
+    def answer(self, answer: Answer, *, truth: str | None = None, right: bool | None = None) -> None:
+        """Write a question and its answer."""
+        values = asdict(answer)
+        self.object("answer", **values, **({} if truth is None else {"truth": truth, "right": right}))
+        if self.as_json:
+            return
+        mark = "" if right is None else " ✓" if right else " ✗"
+        colour = "green" if right is not False else "red"
+        self.console.print(f"  {answer.time_s:7.2f} s  [bold]Q[/bold] {_plain(answer.question)}")
+        told = "" if truth is None else f"   (truth: {_plain(truth)}){mark}"
+        self.console.print(
+            f"             [bold]A[/bold] [{colour}]{_plain(answer.text) or '(silence)'}[/{colour}]{told}"
+        )
+        rests = ", ".join(f"{m.time_s:g} s ({m.score:.0%})" for m in answer.evidence)
+        where = f", most attention on {rests}" if rests else ""
+        self.console.print(f"             first token {answer.first_token_ms:.0f} ms{where}", style="dim")
+
+    @contextmanager
+    def progress(self, text: str, total: int | None) -> Iterator[Any]:
+        """Show a progress bar while a block runs; yields a function that moves it on by one."""
+        if self.as_json or self.verbosity != 0 or not self.console.is_terminal:
+            yield lambda: None
+            return
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True) as bar:
+            task = bar.add_task(text, total=total)
+            yield lambda: bar.advance(task)
+
+
+def step_line(report: Report) -> str:
+    """One line on a step: time, tokens, milliseconds per stage, memory."""
+    stages = "  ".join(f"{name} {ms:6.1f} ms" for name, ms in report.stage_ms.items() if name != "speak")
+    tokens = f"{report.tokens_in:4d} -> {report.tokens_kept:4d} tokens"
+    return f"  {report.time_s:7.2f} s  {tokens}  {stages}  memory {size(report.memory_bytes)}"
+
+
+def size(num_bytes: float) -> str:
+    """A number of bytes for people."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if num_bytes < 1024 or unit == "GiB":
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    raise AssertionError
+
+
+def _plain(text: str) -> str:
+    """Escape rich's markup."""
+    return text.replace("[", "\\[")

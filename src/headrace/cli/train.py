@@ -1,0 +1,43 @@
+"""``headrace train``: train the embedded model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headrace.cli import options
+from headrace.cli.failing import clean
+from headrace.cli.output import Output
+
+app = typer.Typer(no_args_is_help=True, help="Train models.")
+
+
+@app.callback()
+def common() -> None:
+    """Train models."""
+
+
+@app.command("nano")
+@clean
+def nano(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(help="Where checkpoints, log and result go.")] = Path("runs/nano"),
+    minutes: Annotated[float, typer.Option(min=0.1, help="How long to train, in all.")] = 120.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights and data.")] = 0,
+    device: options.Device = "cpu",
+    restart: Annotated[bool, typer.Option("--restart", help="Start anew instead of resuming.")] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Run the whole path in seconds, for tests.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Train nano on the synthetic world; Ctrl-C saves, the same command goes on.
+
+    Example: headrace train nano runs/nano --minutes 90
+    """
+    from headrace.train import train_nano
+
+    out = Output(as_json=as_json, verbosity=context.obj.verbosity)
+    result = train_nano(folder, minutes=minutes, seed=seed, device=device, resume=not restart, smoke=smoke)
+    out.object("trained", folder=str(folder), **result)
+    out.line(f"trained: {result}")

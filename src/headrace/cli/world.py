@@ -1,0 +1,34 @@
+"""``headrace world``: write the synthetic world as a video file with its questions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headrace.cli import options
+from headrace.cli.failing import clean
+from headrace.cli.output import Output
+
+
+@clean
+def world(
+    context: typer.Context,
+    path: Annotated[Path, typer.Argument(metavar="OUT.mp4", help="The video file to write.")],
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the world; the same seed gives the same pictures.")] = 0,
+    seconds: Annotated[float, typer.Option(help="Length.")] = 60.0,
+    size: Annotated[int, typer.Option(help="Height and width in pixels, a multiple of 128.")] = 256,
+    as_json: options.Json = False,
+) -> None:
+    """Write a synthetic stream as H.264, and its questions with true answers as JSON beside it.
+
+    Example: headrace world --seed 7 --seconds 60 out.mp4
+    """
+    from headrace.video.world import TICKS_PER_SECOND, write_video
+
+    out = Output(as_json=as_json, verbosity=context.obj.verbosity)
+    with out.progress(f"rendering {path}", int(seconds * TICKS_PER_SECOND)) as move:
+        sheet = write_video(path, seed, seconds, size=size, progress=lambda done, total: move())
+    out.object("written", video=str(path), questions=str(sheet))
+    out.line(f"wrote {path} and {sheet}")
