@@ -25,7 +25,8 @@ class Chooser:
         """Choose from (V,) logits."""
         if self._query.temperature == 0:
             return int(logits.argmax())
-        probabilities = torch.softmax(logits.float().cpu() / self._query.temperature, dim=-1)
+        odds = logits.double().cpu()  # the likeliest at 0, so that no temperature is too low to divide by
+        probabilities = torch.softmax((odds - odds.max()) / self._query.temperature, dim=-1)
         if self._query.top_p < 1:
             ranked, order = probabilities.sort(descending=True, stable=True)
             outside = ranked.cumsum(0) - ranked >= self._query.top_p
