@@ -32,7 +32,7 @@ def test_generator_is_splitmix64():
 
 
 def test_generator_draws_evenly_and_repeats():
-    draws = [Draw(3, 4).below(7)] + [Draw(3, 4).below(7)]
+    draws = [Draw(3, 4).below(7), Draw(3, 4).below(7)]
     assert draws[0] == draws[1]
     draw = Draw(1)
     counts = np.bincount([draw.below(5) for _ in range(5000)])
