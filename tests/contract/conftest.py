@@ -1,0 +1,77 @@
+"""Parameters from the registry: no method is listed by name, its role gives the cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from contract.plays import Case, Play, cases, entry_names, play_of
+
+# How to make a tiny random model of a family, as a folder in transformers' layout.
+ROLES = ("encoder", "compressor", "memory", "speaker")
+
+
+def _tiny_llava_onevision(folder: Any) -> None:
+    from headrace.backbones import plain
+
+    tokenizer = plain.word_tokenizer(["what", "is", "there", "now"])
+    plain.save(plain.build(plain.tiny_config(len(tokenizer)), gain=6.0), tokenizer, folder)
+
+
+TINY: dict[str, Callable[[Any], None]] = {"llava_onevision": _tiny_llava_onevision}
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """A folder with a tiny random model, by family."""
+
+    @cache
+    def make(family: str) -> Any:
+        assert family in TINY, f"family {family!r} has no tiny model: add one to TINY"
+        folder = tmp_path_factory.mktemp(family)
+        TINY[family](folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def backbones(folders: Callable[[str], Any]) -> Callable[..., Any]:
+    """A backbone on tiny random weights, by family."""
+
+    @cache
+    def load(family: str, dtype: torch.dtype = torch.float32) -> Any:
+        from headrace.backbones import load
+
+        return load(str(folders(family)), dtype=dtype)
+
+    return load
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """``name``: every method; ``case``: every method with every variant; ``ROLE_case``: those of one role;
+    ``identity``: methods that claim to change nothing at full budget.
+    """
+    if "name" in metafunc.fixturenames:
+        metafunc.parametrize("name", entry_names())
+    if "case" in metafunc.fixturenames:
+        _cases(metafunc, "case", cases("VARIANTS", *ROLES))
+    for role in ROLES:
+        if f"{role}_case" in metafunc.fixturenames:
+            _cases(metafunc, f"{role}_case", cases("VARIANTS", role))
+        if f"{role}_identity" in metafunc.fixturenames:
+            _cases(metafunc, f"{role}_identity", cases("IDENTITY", role))
+
+
+def _cases(metafunc: pytest.Metafunc, argument: str, found: list[Case]) -> None:
+    assert found, f"the registry has no case for {argument}"
+    metafunc.parametrize(argument, found, ids=str)
+
+
+@pytest.fixture
+def play(case: Case, backbones: Callable[..., Any]) -> Play:
+    """A method at work."""
+    return play_of(case, backbones)

@@ -1,0 +1,158 @@
+"""What holds for every method with a state, whatever its role: the state is a value that belongs to one stream."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from contract.plays import (
+    Case,
+    Play,
+    check_state,
+    entry_names,
+    equal,
+    frozen,
+    leaves,
+    play_of,
+    run,
+    state_bytes,
+    through_bytes,
+    twin_of,
+)
+
+from headrace import registry
+from headrace.engine.pipeline import Pipeline
+from headrace.engine.state import fork, same
+
+BEFORE, STEPS = 5, 14
+
+
+def test_every_role_has_its_cases():
+    from contract.plays import WHERE
+
+    used = {entry.role for entry in registry.entries().values()}
+    assert used <= WHERE.keys(), f"methods of these roles have no contract yet: {used - WHERE.keys()}"
+
+
+def test_twice_the_same(play: Play):
+    assert equal(run(play, play.init(), 1, range(STEPS))[1], run(play, play.init(), 1, range(STEPS))[1])
+
+
+def test_two_streams_in_turn_equal_each_alone(play: Play):
+    alone = [run(play, play.init(), seed, range(STEPS))[1] for seed in (1, 2)]
+    states, outs = [play.init(), play.init()], [[], []]
+    for i in range(STEPS):
+        for stream, seed in enumerate((1, 2)):
+            states[stream], out = run(play, states[stream], seed, range(i, i + 1))
+            outs[stream] += out
+    assert equal(outs, alone)
+
+
+@pytest.mark.parametrize("at", [0, 1, BEFORE])
+def test_a_fork_and_its_origin_have_the_same_future(play: Play, at: int):
+    _, want = run(play, play.init(), 1, range(STEPS))
+    for disturbed in ("fork", "origin"):
+        origin, _ = run(play, play.init(), 1, range(at))
+        copy = fork(origin)
+        assert same(copy, origin)
+        other, kept = (copy, origin) if disturbed == "fork" else (origin, copy)
+        run(play, other, 2, range(at, STEPS))
+        _, outs = run(play, kept, 1, range(at, STEPS))
+        assert equal(outs, want[at:]), f"the {disturbed} changed the other's future"
+
+
+def test_a_fork_may_outlive_its_origin_and_forks_of_forks_agree(play: Play):
+    _, want = run(play, play.init(), 1, range(STEPS))
+    state, outs = play.init(), []
+    for i in range(STEPS):
+        old, state = state, fork(state)
+        state, out = run(play, state, 1, range(i, i + 1))
+        run(play, old, 3, range(i, i + 2))
+        outs += out
+    assert equal(outs, want)
+
+
+@pytest.mark.parametrize("at", [0, 1, BEFORE])
+def test_a_resumed_stream_has_the_same_future(play: Play, at: int):
+    _, want = run(play, play.init(), 1, range(STEPS))
+    state, _ = run(play, play.init(), 1, range(at))
+    saved = through_bytes(state, play.spec)
+    check_state(saved)
+    assert same(saved, state)
+    run(play, state, 2, range(at, STEPS))
+    state, outs = run(play, saved, 1, range(at, STEPS))
+    assert equal(outs, want[at:])
+
+
+def test_outputs_and_inputs_stay_as_they_were(play: Play):
+    """What was given out is not touched later, so an output cannot depend on later frames; nor is what was given in."""
+    state = play.init()
+    seen = []
+    for i in range(STEPS):
+        item = play.item(1, i)
+        before = frozen(item)
+        state, out = play.step(state, item)
+        seen.append((item, before, out, frozen(out)))
+    for item, before, out, after in seen:
+        assert equal(frozen(item), before)
+        assert equal(frozen(out), after)
+
+
+def test_outputs_do_not_depend_on_later_items(play: Play):
+    _, one = run(play, play.init(), 1, range(STEPS))
+    state, two = run(play, play.init(), 1, range(BEFORE))
+    run(play, state, 2, range(BEFORE, STEPS))
+    assert equal(one[:BEFORE], two)
+
+
+def test_tunable_fields_may_change_at_any_moment(case: Case, backbones):
+    """Any value, in mid-stream, and back: the state stays valid and the outputs finite."""
+    play = play_of(case, backbones)
+    table = twin_of(case.name).TUNED
+    assert table.keys() == set(play.method.tunable), f"{case.name}: TUNED of its twin must name the tunable fields"
+    for field, values in table.items():
+        assert len(values) >= 3, f"{case.name}.{field}: give at least three values"
+        state, _ = run(play, play.init(), 1, range(BEFORE))
+        for i, value in enumerate(values):
+            other = play_of(case, backbones, **{field: value})
+            state, outs = run(other, state, 1, range(BEFORE + 2 * i, BEFORE + 2 * i + 2))
+            tensors = [leaf for leaf in leaves(outs) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
+            assert all(bool(leaf.isfinite().all()) for leaf in tensors)
+            state = through_bytes(state, play.spec)
+        run(play, state, 1, range(0, 2))
+
+
+def test_only_tunable_fields_change_while_a_stream_runs(name: str):
+    entry = registry.lookup(name)
+    if entry.role in ("encoder", "compressor", "memory", "speaker"):
+        pipeline = Pipeline.parse(name)
+    else:
+        pipeline = Pipeline(**{**Pipeline.parse().methods(), entry.role: registry.build(name)})
+    for field in [*registry.fields(name), "no_such_field"]:
+        if field in entry.method.tunable:
+            for value in twin_of(name).TUNED[field]:
+                tuned = pipeline.tuned(**{entry.role: {field: value}})
+                assert getattr(getattr(tuned, entry.role), field) == value
+                assert getattr(getattr(pipeline, entry.role), field) == registry.fields(name)[field]
+        else:
+            with pytest.raises(ValueError, match=f"{entry.role}.{field}"):
+                pipeline.tuned(**{entry.role: {field: 1}})
+
+
+def test_the_state_of_a_part_without_a_past_does_not_grow(case: Case, backbones):
+    """Memories say their own bound; everything else must be flat."""
+    play = play_of(case, backbones)
+    state, sizes = play.init(), []
+    if case.role == "memory":
+        assert play.method.bound_bytes(play.spec) is None or play.method.bound_bytes(play.spec) > 0
+    else:
+        for i in range(200):
+            state, _ = play.step(state, play.item(1, i))
+            sizes.append(state_bytes(state))
+        assert max(sizes[100:]) <= 1.02 * max(sizes[:100]) + 64
+
+
+def test_all_methods_are_played():
+    from contract.plays import cases
+
+    played = {case.name for case in cases("VARIANTS", "encoder", "compressor", "memory", "speaker")}
+    assert played == set(entry_names())
