@@ -31,9 +31,10 @@ app.add_typer(train.app, name="train")
 
 @dataclass(frozen=True)
 class Common:
-    """Options that stand before the command."""
+    """Options that stand before the command: -1 quiet, 0 normal, 1 verbose; CPU threads or None."""
 
     verbosity: int
+    threads: int | None
 
 
 def _version(wanted: bool) -> None:
@@ -53,7 +54,7 @@ def common(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads to use; default: all cores.")] = None,
 ) -> None:
     """Set what all commands share."""
-    context.obj = Common(verbosity=1 if verbose else -1 if quiet else 0)
+    context.obj = Common(1 if verbose else -1 if quiet else 0, threads)
     logging.getLogger("headrace").addHandler(logging.NullHandler())
     if threads is not None:
         import torch

@@ -29,58 +29,30 @@ class Weights:
 @clean
 def ask(
     context: typer.Context,
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="A video file, a folder of images, a photo, an http(s), HLS or rtsp address, camera:0, world:SEED,"
-            " or - for stdin."
-        ),
-    ],
+    *,
+    source: options.SourceText,
     questions: Annotated[list[str], typer.Argument(metavar="QUESTION...", help="What to ask.")],
-    at: Annotated[
-        list[float] | None,
-        typer.Option(
-            help="Ask at this second of the stream. One per question, or one for all, or several for one question."
-            " Without it, ask at the end.",
-            rich_help_panel=options.STREAM,
-        ),
-    ] = None,
+    at: options.At = None,
     fps: options.Fps = None,
-    start: Annotated[float | None, typer.Option(help="First second.", rich_help_panel=options.STREAM)] = None,
-    end: Annotated[float | None, typer.Option(help="Last second.", rich_help_panel=options.STREAM)] = None,
-    realtime: Annotated[
-        bool, typer.Option("--realtime", help="Play a file at its own pace.", rich_help_panel=options.STREAM)
-    ] = False,
+    start: options.Start = None,
+    end: options.End = None,
+    realtime: options.Realtime = False,
     pipeline: options.PipelineText = "dense",
     settings: options.Settings = None,
     chunk_frames: options.ChunkFrames = 1,
     memory_mb: options.MemoryMb = None,
-    state: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder to save the stream to when it ends or Ctrl-C stops it.", rich_help_panel=options.STREAM
-        ),
-    ] = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option(help="Go on with the stream saved in this folder.", rich_help_panel=options.STREAM),
-    ] = None,
+    state: options.State = None,
+    resume: options.Resume = None,
     model: options.Model = "nano",
     revision: options.Revision = None,
     offline: options.Offline = False,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
-    max_tokens: Annotated[int, typer.Option(help="Longest answer.", rich_help_panel=options.ANSWER)] = 128,
-    temperature: Annotated[
-        float, typer.Option(help="0 takes the likeliest token.", rich_help_panel=options.ANSWER)
-    ] = 0.0,
-    top_p: Annotated[
-        float, typer.Option(help="Sample from this much probability.", rich_help_panel=options.ANSWER)
-    ] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed of the sampling.", rich_help_panel=options.ANSWER)] = 0,
-    stop: Annotated[
-        list[str] | None, typer.Option(help="Text that ends the answer.", rich_help_panel=options.ANSWER)
-    ] = None,
+    max_tokens: options.MaxTokens = 128,
+    temperature: options.Temperature = 0.0,
+    top_p: options.TopP = 1.0,
+    seed: options.Seed = 0,
+    stop: options.Stop = None,
     as_json: options.Json = False,
 ) -> None:
     """Watch SOURCE and answer each QUESTION.

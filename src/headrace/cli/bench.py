@@ -25,6 +25,7 @@ def common() -> None:
 @clean
 def overhead(
     context: typer.Context,
+    *,
     model_shape: Annotated[str, typer.Option(help="Shape of the random model.")] = "llava-onevision-0.5b",
     frames: Annotated[int, typer.Option(min=4, help="Frames per run.")] = 32,
     repeats: Annotated[int, typer.Option(min=1, help="Runs.")] = 1,

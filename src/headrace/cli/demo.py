@@ -14,6 +14,7 @@ from headrace.cli.output import Output, size, step_line
 @clean
 def demo(
     context: typer.Context,
+    *,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the synthetic stream.")] = 7,
     seconds: Annotated[float, typer.Option(min=1, help="Length of the stream.")] = 24.0,
     every: Annotated[float, typer.Option(min=0.5, help="Ask every so many seconds.")] = 4.0,

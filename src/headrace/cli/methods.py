@@ -16,6 +16,7 @@ from headrace.cli.output import Output
 @clean
 def methods(
     context: typer.Context,
+    *,
     name: Annotated[str | None, typer.Argument(help="Show one method in full.")] = None,
     as_json: options.Json = False,
 ) -> None:

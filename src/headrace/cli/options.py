@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -42,5 +43,38 @@ MemoryMb = Annotated[
 Fps = Annotated[
     float | None, typer.Option(help="Frames per second to look at; default: all of them.", rich_help_panel=STREAM)
 ]
+
+SourceText = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A video file, a folder of images, a photo, an http(s), HLS or rtsp address, camera:0, world:SEED,"
+        " or - for stdin.",
+    ),
+]
+At = Annotated[
+    list[float] | None,
+    typer.Option(
+        help="Ask at this second of the stream. One per question, or one for all, or several for one question."
+        " Without it, ask at the end.",
+        rich_help_panel=STREAM,
+    ),
+]
+Start = Annotated[float | None, typer.Option(help="First second.", rich_help_panel=STREAM)]
+End = Annotated[float | None, typer.Option(help="Last second.", rich_help_panel=STREAM)]
+Realtime = Annotated[bool, typer.Option("--realtime", help="Play a file at its own pace.", rich_help_panel=STREAM)]
+State = Annotated[
+    Path | None,
+    typer.Option(help="Folder to save the stream to when it ends or Ctrl-C stops it.", rich_help_panel=STREAM),
+]
+Resume = Annotated[
+    Path | None, typer.Option(help="Go on with the stream saved in this folder.", rich_help_panel=STREAM)
+]
+
+MaxTokens = Annotated[int, typer.Option(help="Longest answer.", rich_help_panel=ANSWER)]
+Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token.", rich_help_panel=ANSWER)]
+TopP = Annotated[float, typer.Option(help="Sample from this much probability.", rich_help_panel=ANSWER)]
+Seed = Annotated[int, typer.Option(help="Seed of the sampling.", rich_help_panel=ANSWER)]
+Stop = Annotated[list[str] | None, typer.Option(help="Text that ends the answer.", rich_help_panel=ANSWER)]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per line and nothing else on stdout.")]

@@ -23,21 +23,38 @@ def common() -> None:
 @clean
 def nano(
     context: typer.Context,
+    *,
     folder: Annotated[Path, typer.Argument(help="Where checkpoints, log and result go.")] = Path("runs/nano"),
-    minutes: Annotated[float, typer.Option(min=0.1, help="How long to train, in all.")] = 120.0,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of weights and data.")] = 0,
+    minutes: Annotated[float | None, typer.Option(help="How long to train in all; default 90.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps in all, instead of minutes.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights and data.")] = 1,
     device: options.Device = "cpu",
     restart: Annotated[bool, typer.Option("--restart", help="Start anew instead of resuming.")] = False,
     smoke: Annotated[bool, typer.Option("--smoke", help="Run the whole path in seconds, for tests.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Train nano on the synthetic world; Ctrl-C saves, the same command goes on.
+    """Train nano on the synthetic world; Ctrl-C saves, and the same command goes on.
 
     Example: headrace train nano runs/nano --minutes 90
     """
     from headrace.train import train_nano
 
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
-    result = train_nano(folder, minutes=minutes, seed=seed, device=device, resume=not restart, smoke=smoke)
+    try:
+        result = train_nano(
+            folder,
+            minutes=minutes,
+            steps=steps,
+            seed=seed,
+            threads=context.obj.threads or 1,
+            device=device,
+            resume=not restart,
+            smoke=smoke,
+            progress=not as_json and context.obj.verbosity >= 0,
+        )
+    except KeyboardInterrupt:
+        out.note(f"stopped; the run is saved in {folder}, the same command goes on")
+        raise
     out.object("trained", folder=str(folder), **result)
-    out.line(f"trained: {result}")
+    for key, value in result.items():
+        out.line(f"{key:>30}  {value:.3f}" if isinstance(value, float) else f"{key:>30}  {value}")

@@ -15,6 +15,7 @@ from headrace.cli.output import Output
 @clean
 def world(
     context: typer.Context,
+    *,
     path: Annotated[Path, typer.Argument(metavar="OUT.mp4", help="The video file to write.")],
     seed: Annotated[int, typer.Option(min=0, help="Seed of the world; the same seed gives the same pictures.")] = 0,
     seconds: Annotated[float, typer.Option(help="Length.")] = 60.0,

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-import headrace
 from headrace import backbones
 from headrace.engine import saving
 from headrace.engine.pipeline import Pipeline
@@ -85,7 +84,7 @@ def load(
         ValueError: A name is wrong, or the model cannot be loaded.
     """
     place = choose_device(device)
-    name = str(Path(headrace.__file__).parent / "weights" / NANO) if model == NANO else model
+    name = str(Path(__file__).parents[1] / "weights" / NANO) if model == NANO else model
     return Engine(
         backbones.load(name, revision=revision, offline=offline, dtype=choose_dtype(dtype, place, model), device=place)
     )

@@ -1,0 +1,245 @@
+"""The command line, in process: what it prints, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from headrace.backbones import plain
+from headrace.cli import app
+from headrace.video.world import vocabulary
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny random model in the real layout."""
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = plain.word_tokenizer(vocabulary())
+    plain.save(plain.build(plain.tiny_config(len(tokenizer), clip="frame"), gain=6.0), tokenizer, folder)
+    return str(folder)
+
+
+def run(*args: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, list(args))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def objects(stdout: str) -> list[dict]:
+    return [json.loads(line) for line in stdout.splitlines()]
+
+
+def test_version() -> None:
+    assert run("--version") == (0, "headrace 0.1.0\n", "")
+
+
+def test_help_of_every_command_has_an_example() -> None:
+    for command in (["ask"], ["demo"], ["world"], ["methods"], ["doctor"], ["bench", "overhead"], ["train", "nano"]):
+        code, stdout, _ = run(*command, "--help")
+        assert code == 0
+        assert "Example" in stdout, command
+
+
+def test_ask_prints_one_object_per_line(model: str) -> None:
+    code, stdout, stderr = run(
+        *("ask", "world:7,seconds=4", "what digit is on the display", "how many things are there"),
+        *("--at", "1", "--at", "3", "--model", model, "--max-tokens", "4", "--json"),
+    )
+    assert (code, stderr) == (0, "")
+    found = objects(stdout)
+    assert [x["event"] for x in found if x["event"] != "step"] == ["start", "answer", "answer", "summary"]
+    steps = [x for x in found if x["event"] == "step"]
+    assert [x["time_s"] for x in steps] == [i / 2 for i in range(8)]
+    answers = [x for x in found if x["event"] == "answer"]
+    assert [(x["time_s"], x["frames_seen"]) for x in answers] == [(1.0, 3), (3.0, 7)]
+    assert answers[0]["question"] == "what digit is on the display"
+    assert found[-1]["frames"] == 8
+
+
+def test_an_answer_does_not_depend_on_what_comes_later(model: str) -> None:
+    args = ("what colour is the circle", "--at", "2", "--model", model, "--max-tokens", "6", "--json")
+    short = [x for x in objects(run("ask", "world:7,seconds=3", *args)[1]) if x["event"] == "answer"]
+    long = [x for x in objects(run("ask", "world:7,seconds=6", *args)[1]) if x["event"] == "answer"]
+    assert short[0]["tokens"] == long[0]["tokens"]
+    assert short[0]["evidence"] == long[0]["evidence"]
+
+
+def test_settings_reach_the_pipeline(model: str) -> None:
+    _, stdout, _ = run(
+        *("ask", "world:7,seconds=2", "hi", "--model", model, "--json", "--max-tokens", "2"),
+        *("-p", "streamingllm:64+uniform", "--set", "compressor.keep=3", "--fps", "1"),
+    )
+    found = objects(stdout)
+    assert "uniform(keep=3)" in found[0]["pipeline"]
+    assert "streamingllm(window=64" in found[0]["pipeline"]
+    assert [x["tokens_kept"] for x in found if x["event"] == "step"] == [3, 3]
+
+
+def test_people_see_questions_answers_and_evidence(model: str) -> None:
+    code, stdout, _ = run("ask", "world:7,seconds=2", "what colour is the star?", "--model", model, "--max-tokens", "3")
+    assert code == 0
+    assert "what colour is the star?" in stdout
+    assert "most attention on" in stdout
+    assert "4 frames" in stdout
+
+
+def test_a_time_after_the_end_is_asked_at_the_end(model: str) -> None:
+    code, stdout, stderr = run(
+        "ask", "world:7,seconds=2", "hi", "--at", "9", "--model", model, "--max-tokens", "1", "--json"
+    )
+    assert code == 0
+    assert "ended at 1.5 s" in stderr
+    assert [x["time_s"] for x in objects(stdout) if x["event"] == "answer"] == [1.5]
+
+
+def test_a_photo_and_a_folder(model: str, tmp_path: Path) -> None:
+    for index in range(3):
+        Image.fromarray(np.full((20, 30, 3), 40 * index, dtype=np.uint8)).save(tmp_path / f"{index}.png")
+    for source, frames in ((tmp_path / "1.png", 1), (tmp_path, 3)):
+        code, stdout, _ = run("ask", str(source), "hi", "--model", model, "--max-tokens", "1", "--json")
+        assert code == 0
+        assert objects(stdout)[-1]["frames"] == frames
+
+
+def test_save_and_resume_go_on_exactly(model: str, tmp_path: Path) -> None:
+    common = ("what colour is the circle", "--model", model, "--max-tokens", "6", "--json")
+    whole = objects(run("ask", "world:7,seconds=6", *common)[1])
+    run("ask", "world:7,seconds=3", *common, "--state", str(tmp_path / "s"))
+    rest = objects(run("ask", "world:7,start=3,seconds=3", *common, "--resume", str(tmp_path / "s"))[1])
+
+    def answer(found: list[dict]) -> dict:
+        return next(x for x in found if x["event"] == "answer")
+
+    assert answer(rest)["tokens"] == answer(whole)["tokens"]
+    assert answer(rest)["frames_seen"] == 12
+    assert answer(rest)["evidence"] == answer(whole)["evidence"]
+
+
+def test_world_writes_video_and_questions(tmp_path: Path) -> None:
+    target = tmp_path / "out.mp4"
+    code, stdout, _ = run("world", "--seed", "7", "--seconds", "6", str(target), "--json")
+    assert code == 0
+    assert objects(stdout)[0]["video"] == str(target)
+    sheet = json.loads((tmp_path / "out.json").read_text())
+    assert sheet["seed"] == 7
+    assert sheet["questions"]
+    assert target.stat().st_size > 1000
+
+
+def test_methods_lists_the_registry() -> None:
+    found = objects(run("methods", "--json")[1])
+    names = {x["name"] for x in found}
+    assert {"dense", "keep_all", "uniform", "random", "full", "recent", "streamingllm", "on_request"} <= names
+    code, stdout, _ = run("methods", "streamingllm")
+    assert code == 0
+    assert "2309.17453" in stdout
+
+
+def test_doctor_reports_versions() -> None:
+    found = objects(run("doctor", "--json")[1])[0]
+    assert found["headrace"] == "0.1.0"
+    assert found["cpu float32 GFLOP/s"] > 0
+
+
+def test_demo_scores_itself(model: str) -> None:
+    code, stdout, _ = run("demo", "--seconds", "4", "--every", "2", "--model", model, "--json")
+    assert code == 0
+    found = objects(stdout)
+    answers = [x for x in found if x["event"] == "answer"]
+    assert answers
+    assert all(isinstance(x["right"], bool) and x["truth"] for x in answers)
+    assert found[-1]["asked"] == len(answers)
+    code, stdout, _ = run("demo", "--seconds", "4", "--every", "2", "--model", model)
+    assert "(truth:" in stdout
+    assert "answers are true" in stdout
+
+
+def wrong_inputs(model: str, tmp_path: Path) -> dict[str, tuple[list[str], str]]:
+    """Command lines that must fail, with a word their message must hold."""
+    text = tmp_path / "notes.mp4"
+    text.write_text("not a video")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    no_weights = tmp_path / "no_weights"
+    shutil.copytree(model, no_weights)
+    (no_weights / "model.safetensors").unlink()
+    ask = ["ask", "world:7,seconds=2", "hi", "--model", model]
+    return {
+        "missing file": (["ask", "nothing.mp4", "hi"], "nothing.mp4"),
+        "not a video": (["ask", str(text), "hi"], "notes.mp4"),
+        "no frames in the window": ([*ask, "--start", "5"], "start"),
+        "empty folder": (["ask", str(empty), "hi"], "empty"),
+        "folder without config": (["ask", "world:7,seconds=2", "hi", "--model", str(empty)], "config.json"),
+        "weights missing": (["ask", "world:7,seconds=2", "hi", "--model", str(no_weights)], "weights"),
+        "unknown hub name": (
+            ["ask", "world:7,seconds=2", "hi", "--model", "no/such-model", "--offline"],
+            "no/such-model",
+        ),
+        "unknown method": ([*ask, "-p", "recnt:4"], "did you mean recent"),
+        "unknown parameter": ([*ask, "-p", "uniform", "--set", "compressor.kep=3"], "kep"),
+        "unknown role": ([*ask, "--set", "compresor.keep=3"], "compresor"),
+        "value out of range": ([*ask, "-p", "recent:0"], "frames"),
+        "negative budget": ([*ask, "-p", "uniform:-5"], "keep"),
+        "two of a role": ([*ask, "-p", "recent:4+full"], "recent"),
+        "unreachable address": (["ask", "http://127.0.0.1:9/a.mp4", "hi"], "127.0.0.1"),
+        "bad world": (["ask", "world:seven", "hi"], "seven"),
+        "memory too small": ([*ask, "-p", "streamingllm:2048", "--memory-mb", "0.01"], "memory budget"),
+        "memory runs out": ([*ask, "--memory-mb", "0.003"], "memory budget"),
+        "memory is negative": ([*ask, "--memory-mb", "-1"], "memory_mb"),
+        "empty question": (["ask", "world:7,seconds=2", " ", "--model", model], "question"),
+        "control token": (["ask", "world:7,seconds=2", "a <video> b", "--model", model], "<video>"),
+        "times and questions": ([*ask, "ho", "hu", "--at", "1", "--at", "2"], "--at"),
+        "negative time": ([*ask, "--at", "-1"], "--at"),
+        "bad dtype": ([*ask, "--dtype", "float8"], "float8"),
+        "bad device": ([*ask, "--device", "gpu"], "gpu"),
+        "bad fps": ([*ask, "--fps", "0"], "fps"),
+        "bad temperature": ([*ask, "--temperature", "-1"], "temperature"),
+        "nothing to resume": ([*ask, "--resume", str(empty)], "stream.json"),
+        "world into no folder": (["world", str(tmp_path / "no" / "out.mp4")], "folder"),
+        "world of no size": (["world", str(tmp_path / "out.mp4"), "--size", "100"], "128"),
+        "unknown method shown": (["methods", "nope"], "nope"),
+        "unknown shape": (["bench", "overhead", "--model-shape", "gpt"], "gpt"),
+        "bad training": (["train", "nano", str(tmp_path / "run"), "--minutes", "-1"], "minutes"),
+    }
+
+
+def test_wrong_input_is_one_clear_line(model: str, tmp_path: Path) -> None:
+    problems = []
+    for name, (args, word) in wrong_inputs(model, tmp_path).items():
+        code, stdout, stderr = run(*args)
+        line = stderr.strip()
+        if code == 0 or stdout.strip() or "\n" in line or word not in line or not line.startswith("headrace: error:"):
+            problems.append(f"{name}: exit {code}, stdout {stdout!r}, stderr {stderr!r}")
+    assert not problems, "\n".join(problems)
+
+
+def test_ctrl_c_finishes_saves_and_says_how_to_go_on(model: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "headrace", "ask", "world:7", "hi", "--realtime", "--model", model, "--json"]
+    env = dict(os.environ, OMP_NUM_THREADS="1")
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if json.loads(line)["event"] == "step":
+                break
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    events = [json.loads(line)["event"] for line in stdout.splitlines()]
+    assert [event for event in events if event != "step"] == ["answer", "summary", "saved"]
+    assert "--resume headrace-stream" in stderr
+    assert (tmp_path / "headrace-stream" / "stream.json").is_file()
