@@ -59,19 +59,25 @@ def read_chat(tokenizer: Any, *, video: str) -> Chat:
         raise ValueError("chat template: the tokenizer has none; add chat_template.jinja to the folder")
 
     def render(*messages: dict[str, Any]) -> str:
-        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+        try:
+            return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+        except Exception as error:  # a template is a program; it may fail in any way
+            why = (str(error) or type(error).__name__).splitlines()[0]
+            raise ValueError(f"chat template: cannot write a conversation about a video ({why})") from None
 
     def user(text: str, *, clip: bool) -> dict[str, Any]:
         parts = [{"type": "video"}] if clip else []
         return {"role": "user", "content": [*parts, {"type": "text", "text": text}]}
 
     answer = {"role": "assistant", "content": [{"type": "text", "text": _ANSWER}]}
+    one = render(user(_FIRST, clip=True))
+    with_clip = render(user(_FIRST, clip=True), answer, user(_SECOND, clip=True))
+    without = render(user(_FIRST, clip=True), answer, user(_SECOND, clip=False))
     try:
-        prefix, rest = render(user(_FIRST, clip=True)).split(video)
-        before, after = rest.split(_FIRST)
-        with_clip = render(user(_FIRST, clip=True), answer, user(_SECOND, clip=True))
+        whole, after = one.split(_FIRST)
+        prefix, before = whole.split(video)
         reopen = with_clip.split(_ANSWER)[1].split(video)[0]
-        again = render(user(_FIRST, clip=True), answer, user(_SECOND, clip=False)).split(_ANSWER)[1].split(_SECOND)[0]
+        again = without.split(_ANSWER)[1].split(_SECOND)[0]
     except (ValueError, IndexError):
         raise ValueError(f"chat template: does not put {video!r} once before the question") from None
     special = tuple(sorted(set(tokenizer.all_special_tokens) | {video}))
