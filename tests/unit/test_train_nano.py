@@ -1,0 +1,148 @@
+"""The whole training path in seconds, and what becomes of a run that is stopped."""
+
+import hashlib
+import json
+
+import pytest
+import torch
+
+from headrace.backbones import plain
+from headrace.train import loop, train_nano
+from headrace.train.clips import HELD_OUT, PLACES, TRAINING, film, held_out_world, label, pixels, training_world
+from headrace.train.loop import Phase, Run
+from headrace.train.see import TokenHead
+from headrace.video.world import World, choices
+from headrace.video.world.script import COLOURS, SHAPES
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    seen = []
+    result = train_nano(folder, smoke=True, progress=lambda phase, share, figures: seen.append((phase, share)))
+    return folder, result, seen
+
+
+def test_smoke_walks_the_whole_path(smoke):
+    folder, result, seen = smoke
+    assert [phase for phase, share in seen if share == 1] == ["see", "bind", "follow", "watch"]
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert {row["phase"] for row in rows if "loss" in row} == {"see", "bind", "follow", "watch"}
+    assert 0 <= result["macro_8_frames"] <= 1
+    assert (folder / "state.pt").exists()
+
+
+def test_the_checkpoint_is_plain_and_small(smoke):
+    folder = smoke[0] / "nano"
+    weights = folder / "model.safetensors"
+    assert weights.stat().st_size <= 16 * 2**20
+    config = json.loads((folder / "config.json").read_text())
+    assert config["headrace"]["positions"] == "original"
+    assert config["headrace"]["seed"] == 1
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() in (folder / "README.md").read_text()
+    model, tokenizer = plain.load(folder)
+    content = [{"type": "video"}, {"type": "text", "text": "where is the star?"}]
+    ids = plain.chat_ids(tokenizer, [{"role": "user", "content": content}], [65])
+    out = plain.generate(model, ids, pixels(film(World(1), [0]))[:, None], max_tokens=3)
+    assert len(out) <= 3
+
+
+def test_a_finished_run_is_not_trained_again(smoke):
+    folder, result, _ = smoke
+    before = (folder / "nano" / "model.safetensors").read_bytes()
+    again = train_nano(folder, smoke=True, progress=lambda *_: pytest.fail("trained again"))
+    assert again == result
+    assert (folder / "nano" / "model.safetensors").read_bytes() == before
+    with pytest.raises(ValueError, match="seed 1, not 2"):
+        train_nano(folder, smoke=True, seed=2, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"minutes": 0}, "minutes"),
+        ({"minutes": -1.0}, "minutes"),
+        ({"steps": 1}, "steps"),
+        ({"minutes": 1, "steps": 9}, "not both"),
+        ({"threads": 0}, "threads"),
+        ({"device": "toaster"}, "toaster"),
+    ],
+)
+def test_bad_numbers_are_refused(tmp_path, options, word):
+    with pytest.raises(ValueError, match=word):
+        train_nano(tmp_path, progress=False, **options)
+
+
+def small(folder, seed=0):
+    torch.manual_seed(seed)
+    model = torch.nn.Linear(4, 4)
+    return Run(folder, 5, torch.device("cpu")), model
+
+
+def fit(run, model, steps, stop_at=None):
+    def step_loss(step, share):
+        if step == stop_at:
+            raise KeyboardInterrupt
+        x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
+        return (model(x) - x.flip(1)).pow(2).mean(), {}
+
+    loop.fit(run, Phase("walk", 1e-2, steps=steps), {"model": model}, model.parameters(), step_loss)
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "WARM", 1)  # a resume warms up anew, which is not what is compared here
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    run, whole = small(tmp_path / "a")
+    fit(run, whole, 30)
+    run, model = small(tmp_path / "b")
+    with pytest.raises(KeyboardInterrupt):
+        fit(run, model, 30, stop_at=11)
+    run, model = small(tmp_path / "b", seed=9)
+    run.load({"model": model})
+    assert run.at is not None
+    assert run.at[:2] == ("walk", 11)
+    fit(run, model, 30)
+    assert torch.equal(model.weight, whole.weight)
+    assert run.finished == {"walk": 30}
+    assert run.at is None
+
+
+def test_a_phase_by_the_clock_ends():
+    phase = Phase("walk", 1.0, seconds=10)
+    assert [phase.done(99, spent) for spent in (0, 5, 20)] == [0, 0.5, 1]
+    assert Phase("walk", 1.0, steps=4).done(1, 1e9) == 0.25
+
+
+def test_training_never_sees_a_held_out_world():
+    seeds = {training_world(seed, *keys).seed for seed in range(20) for keys in ((1, 2), (3,), (2, 1))}
+    assert len(seeds) == 60
+    assert min(seeds) >= TRAINING > held_out_world(2**20 - 1).seed >= HELD_OUT > 10**9
+    assert training_world(1, 2).seed == training_world(1, 2).seed
+
+
+def test_labels_say_what_the_script_says():
+    world = World(21)
+    scene = world.scene(9)
+    labels = label(scene, [9])
+    grid = labels.classes.reshape(8, 8, 7)
+    assert set(PLACES) == set(choices("where"))
+    assert int(labels.classes[:, 4].sum()) == len(scene.visible(9))
+    for sprite in scene.visible(9):
+        x, y = sprite.centre(9)
+        cell = grid[y // 16, x // 16]
+        assert cell[:2].tolist() == [SHAPES.index(sprite.shape), COLOURS.index(sprite.colour_at(9))]
+        assert cell[4:].tolist() == [1, y // 16, x // 16]
+        near = labels.coordinates.reshape(8, 8, 4)[y // 16, x // 16]
+        assert near[0] * 16 == x - (x // 16 * 16 + 8)
+        assert torch.allclose(near[2:], torch.tensor([x, y]) / 64 - 1)
+    assert set(labels.classes[:, 2].tolist()) == {10, scene.digit(9)}
+    assert (labels.classes[~labels.shown][:, :3] == torch.tensor([6, 8, 10])).all()
+
+
+def test_a_head_names_its_directions():
+    head = TokenHead(16)
+    direction = head.direction("colour", 2)
+    rows = head.classes.weight[7:16]
+    assert torch.allclose(direction.norm(), torch.tensor(1.0))
+    assert torch.allclose(direction, torch.nn.functional.normalize(rows[2] - rows.mean(dim=0), dim=0))

@@ -1,0 +1,155 @@
+"""Packing: many questions behind one prefill are each alone, and are what plain transformers computes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from headrace.backbones import plain
+from headrace.train import watch
+from headrace.train.answer import answered, run_rows
+from headrace.train.clips import film, label, pixels
+from headrace.train.drop import SELECTORS, keep
+from headrace.train.nano import build_nano
+from headrace.train.pack import Ask, Clip, Words, pack
+from headrace.train.pool import Take
+from headrace.train.see import look
+from headrace.video.world import World
+from headrace.video.world.generator import Draw
+
+WORLD, TICKS = World(2), list(range(5))
+ASKS = (
+    Ask(4, "where", "where is the star?", "top left"),
+    Ask(1, "count", "how many things are there?", "two"),
+    Ask(4, "digit", "what digit is on the display?", "7"),
+)
+
+
+@pytest.fixture(scope="module")
+def nano():
+    model, tokenizer, _ = build_nano(3)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim > 1 and "language_model" in name:
+                weight.mul_(4)
+    return model, tokenizer, Words(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def shot(nano):
+    """Five frames in fp32."""
+    assert WORLD.scene(0).stop > max(TICKS)
+    with torch.no_grad():
+        features = look(nano[0], pixels(film(WORLD, TICKS)))
+    shown = label(WORLD.scene(0), TICKS).shown.reshape(len(TICKS), -1)
+    return Take(WORLD.scene(0), tuple(TICKS), 128, features, torch.rand(shown.shape), shown)
+
+
+def clip_of(shot: Take, asks, kept=None) -> Clip:
+    kept = torch.ones(len(TICKS), 64, dtype=torch.bool) if kept is None else kept
+    return Clip([(shot, index) for index in range(len(TICKS))], asks, kept)
+
+
+@torch.no_grad()
+def test_a_packed_question_is_what_transformers_computes(nano, shot):
+    model, tokenizer, words = nano
+    logits, targets = run_rows(model, pack([clip_of(shot, ASKS)], words))
+    at = 0
+    for ask in ASKS:
+        num = ask.after + 1
+        content = [{"type": "video"}] * num + [{"type": "text", "text": ask.text}]
+        ids = plain.chat_ids(tokenizer, [{"role": "user", "content": content}], [65] * num)
+        told = [*tokenizer(ask.answer, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+        whole = torch.cat([ids, torch.tensor([told])], dim=1)
+        expected = plain.forward(model, whole, pixels(film(WORLD, TICKS[:num]))[:, None])[ids.shape[1] - 1 : -1]
+        assert targets[at : at + len(told)].tolist() == told
+        assert (logits[at : at + len(told)] - expected).abs().max() < 2e-4
+        at += len(told)
+    assert at == len(targets)
+
+
+@torch.no_grad()
+def test_company_changes_nothing(nano, shot):
+    model, _, words = nano
+    kept = keep("uniform", 0.4, shot.change, shot.shown, torch.Generator().manual_seed(1))
+    short = Clip([(shot, 0), (shot, 1)], ASKS[1:2], kept[:2])
+    together, _ = run_rows(model, pack([clip_of(shot, ASKS, kept), short, clip_of(shot, ASKS)], words))
+    alone = [run_rows(model, pack([clip_of(shot, [ask], kept)], words))[0] for ask in ASKS]
+    alone += [run_rows(model, pack([short], words))[0], run_rows(model, pack([clip_of(shot, ASKS)], words))[0]]
+    assert (together - torch.cat(alone)).abs().max() < 2e-4
+
+
+@torch.no_grad()
+def test_the_walk_is_the_decoders_forward_when_tokens_are_dropped(nano, shot):
+    model, _, words = nano
+    kept = keep("difference", 0.3, shot.change, shot.shown)
+    batch = pack([clip_of(shot, ASKS, kept)], words)
+    logits, _ = run_rows(model, batch)
+    decoder = model.model.language_model
+    visual = torch.where(batch.newline[:, :, None], model.model.image_newline, batch.visual)
+    embed = decoder.embed_tokens
+    rows = torch.cat([embed(batch.prefix), visual, embed(batch.asked)], dim=1)
+    mask = torch.zeros(batch.mask().shape).masked_fill(~batch.mask(), -1e30)
+    hidden = decoder(
+        inputs_embeds=rows,
+        attention_mask={"full_attention": mask},
+        position_ids=batch.positions,
+        use_cache=False,
+    ).last_hidden_state[:, -batch.asked.shape[1] :]
+    assert (model.lm_head(hidden[batch.targets >= 0]) - logits).abs().max() < 2e-4
+
+
+def test_dropped_tokens_leave_gaps(nano, shot):
+    words = nano[2]
+    kept = torch.zeros(5, 64, dtype=torch.bool)
+    kept[2, 10] = kept[4, 63] = True
+    batch = pack([clip_of(shot, ASKS[:1], kept)], words)
+    newlines = [2 + 65 * frame + 64 for frame in range(5)]
+    expected = sorted([0, 1, *newlines, 2 + 65 * 2 + 10, 2 + 65 * 4 + 63])
+    rows = len(expected)
+    assert batch.positions[0, :rows].tolist() == expected
+    assert batch.positions[0, rows] == 2 + 65 * 5
+    assert batch.newline.sum() == 5
+
+
+def test_answers_count_only_when_whole(nano, shot):
+    batch = pack([clip_of(shot, ASKS)], nano[2])
+    targets = batch.targets[batch.targets >= 0]
+    perfect = torch.nn.functional.one_hot(targets, 90).float()
+    assert answered(perfect, batch) == [True, True, True]
+    spoiled = perfect.clone()
+    spoiled[1] = 0  # "left" of "top left"
+    assert answered(spoiled, batch) == [False, True, True]
+
+
+@pytest.mark.parametrize("selector", list(dict.fromkeys(SELECTORS)))
+@pytest.mark.parametrize("ratio", [0.15, 0.5, 1.0])
+def test_selectors_keep_their_budget(selector, ratio, shot):
+    kept = keep(selector, ratio, shot.change, shot.shown, torch.Generator().manual_seed(0))
+    assert kept.shape == shot.shown.shape
+    assert abs(int(kept.sum()) - ratio * kept.numel()) <= len(kept)
+    if selector == "uniform":
+        assert kept.sum(dim=1).unique().numel() == 1
+    if selector == "exact" and ratio == 0.5:
+        assert kept[shot.shown].all()
+
+
+def test_an_unknown_selector_is_refused(shot):
+    with pytest.raises(ValueError, match="noisy"):
+        keep("stc", 0.5, shot.change, shot.shown)
+
+
+def test_a_third_of_the_selectors_is_uniform_and_no_method_is_among_them():
+    assert SELECTORS.count("uniform") / len(SELECTORS) >= 1 / 3
+    assert not {"stc", "random"} & set(SELECTORS)
+
+
+def test_watch_clips_ask_only_about_what_they_show(shot):
+    class FakePool:
+        takes = (shot, replace(shot))
+
+    for step in range(20):
+        for clip in watch.clips(FakePool(), Draw(step), 0.9, 2):
+            assert 1 <= len(clip.frames) <= 16
+            assert clip.kept.shape == (len(clip.frames), 64)
+            assert all(0 <= ask.after < len(clip.frames) for ask in clip.asks)
