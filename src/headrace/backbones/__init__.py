@@ -44,7 +44,12 @@ def load(
     if config.model_type not in FAMILIES:
         known = ", ".join(FAMILIES)
         raise ModelError(f"model {name!r}: family {config.model_type!r} is not supported; supported: {known}")
-    return FAMILIES[config.model_type].load(checkpoint, dtype=dtype, device=torch.device(device))
+    try:
+        return FAMILIES[config.model_type].load(checkpoint, dtype=dtype, device=torch.device(device))
+    except ModelError:
+        raise
+    except ValueError as error:  # from a part that does not know which model it was given
+        raise ModelError(f"model {name!r}: {error}") from None
 
 
 def adopt(model: Any, tokenizer: Any, *, name: str = "adopted") -> Backbone:

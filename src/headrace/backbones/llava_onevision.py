@@ -17,7 +17,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from headrace.backbones.chat import read_chat
 from headrace.backbones.decoder import extend, read_rope, read_windows
-from headrace.backbones.loading import Checkpoint, ModelError, fingerprint
+from headrace.backbones.loading import Checkpoint, fingerprint
 from headrace.backbones.pictures import Pictures, read_pictures
 from headrace.backbones.tower import SiglipBlock, run_tower
 from headrace.protocols import Context, LayerPruner, VisionBlock
@@ -54,13 +54,16 @@ class LlavaOnevision:
         self._tower = model.model.vision_tower
         self._decoder = model.model.language_model
         self.tokenizer = tokenizer
+        known, room = len(tokenizer), self._decoder.embed_tokens.num_embeddings
+        if known > room:
+            raise ValueError(f"tokenizer: knows {known} tokens, the model only {room}; they do not belong together")
         self._chat = read_chat(self.tokenizer, video=self.tokenizer.convert_ids_to_tokens(config.video_token_id))
         self._pictures = pictures
         self._blocks = _blocks(config, self._tower)
         self._side = vision.image_size // vision.patch_size
         size = self._pictures.settings["size"]
-        if size.get("height") != vision.image_size or size.get("width") != vision.image_size:
-            raise ModelError(f"size: {size} in the processor file is not the tower's {vision.image_size}")
+        if not isinstance(size, dict) or {size.get("height"), size.get("width")} != {vision.image_size}:
+            raise ValueError(f"size: {size} in the processor file is not the tower's {vision.image_size}")
         self._size = vision.image_size
         extra = getattr(config, "headrace", None) or {}
         self._clip_is_frame = extra.get("clip", "video") == "frame"
@@ -248,13 +251,13 @@ class LlavaOnevision:
 
 def _blocks(config: Any, tower: Any) -> tuple[VisionBlock, ...]:
     """Open the layers whose last output is the visual feature."""
-    layer = config.vision_feature_layer
-    if not isinstance(layer, int) or layer >= 0 or config.vision_feature_select_strategy != "full":
-        raise ModelError(
+    layer, layers = config.vision_feature_layer, list(tower.encoder.layers)
+    fits = isinstance(layer, int) and -len(layers) <= layer < 0
+    if not fits or config.vision_feature_select_strategy != "full":
+        raise ValueError(
             f"vision_feature_layer: {layer!r} with strategy {config.vision_feature_select_strategy!r} is not supported;"
             " released checkpoints use -1 or -2 with 'full'"
         )
-    layers = list(tower.encoder.layers)
     return tuple(SiglipBlock(x) for x in layers[: len(layers) + 1 + layer])
 
 

@@ -93,7 +93,12 @@ class Checkpoint:
         transformers.utils.logging.disable_progress_bar()
         try:
             model, info = model_class.from_pretrained(
-                self.name, dtype=dtype, use_safetensors=True, output_loading_info=True, **self.options()
+                self.name,
+                dtype=dtype,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # they are listed, and refused below by name
+                output_loading_info=True,
+                **self.options(),
             )
         except Exception as error:
             raise ModelError(f"model {self.name!r}: weights cannot be loaded: {_first_line(error)}") from None

@@ -113,15 +113,13 @@ def choose_dtype(dtype: str | torch.dtype, place: torch.device, model: str) -> t
     Raises:
         ValueError: The name is unknown.
     """
-    if isinstance(dtype, torch.dtype):
-        return dtype
     if dtype == "auto":
         fast = place.type != "cpu" or fast_bf16()
         return torch.bfloat16 if fast and model != NANO else torch.float32
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype not in known:
+    if dtype not in known and dtype not in known.values():
         raise ValueError(f"dtype: {dtype!r} is unknown; known: auto, {', '.join(known)}")
-    return known[dtype]
+    return dtype if isinstance(dtype, torch.dtype) else known[dtype]
 
 
 def fast_bf16() -> bool:
