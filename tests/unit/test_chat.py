@@ -69,7 +69,7 @@ def test_what_follows_an_answer(name, clip):
 
 @pytest.mark.parametrize("clip", [True, False])
 def test_the_released_template_differs_only_in_the_white_space_before_an_answer(clip):
-    """It prompts with ``assistant\\n`` and writes a past answer as ``assistant \\n``; a stream keeps what it prompted."""
+    """It prompts with no space after ``assistant`` and writes a past answer with one; a stream keeps its prompt."""
     chat = read_chat(tokenizer(plain.CHAT_TEMPLATE), video="<video>")
     whole = chat.prefix + "<video>" + chat.question("one", answered=False) + "an answer"
     if clip:
