@@ -7,6 +7,7 @@ the clip. A checkpoint may say in config.json that every frame is its own clip (
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -54,6 +55,7 @@ class LlavaOnevision:
         self._tower = model.model.vision_tower
         self._decoder = model.model.language_model
         self.tokenizer = tokenizer
+        self._tokenizing = threading.Lock()  # fast tokenizers refuse to be called twice at once
         known, room = len(tokenizer), self._decoder.embed_tokens.num_embeddings
         if known > room:
             raise ValueError(f"tokenizer: knows {known} tokens, the model only {room}; they do not belong together")
@@ -220,7 +222,9 @@ class LlavaOnevision:
         )
 
     def _text(self, text: str, kind: Kind, *, turn: int) -> Segment:
-        seg = self.embed(self.tokenizer(text, add_special_tokens=False).input_ids, turn=turn)
+        with self._tokenizing:
+            ids = self.tokenizer(text, add_special_tokens=False).input_ids
+        seg = self.embed(ids, turn=turn)
         return replace(seg, kind=torch.full_like(seg.kind, int(kind)))
 
     def place(self, cursor: Cursor, segment: Segment) -> tuple[Segment, Cursor]:
@@ -246,7 +250,8 @@ class LlavaOnevision:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Turn ids into text."""
-        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+        with self._tokenizing:
+            return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
 
 def _blocks(config: Any, tower: Any) -> tuple[VisionBlock, ...]:

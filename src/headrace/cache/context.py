@@ -31,6 +31,15 @@ class Past:
     moved: Tensor | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    """A key group, its row numbers, and what to add to them to count over all parts."""
+
+    group: KeyGroup
+    rows: Tensor
+    offset: int
+
+
 class CacheContext:
     """Attend to parts of the past, to the rows of this prompt so far, and causally to the new rows.
 
@@ -84,38 +93,35 @@ class CacheContext:
         out = q
         if num_q:
             q = rotate(q, cos[-num_q:], sin[-num_q:])
-            groups, owners = self._groups(layer, number[-num_q:] + self._next_row)
-            groups.append(self._own(rotated, v, number, num_q, layer))
-            owners.append(number + self._num_past())
-            out = joint_attention(q, groups, scale=self._spec.scale)
+            seen = self._seen(layer, number[-num_q:] + self._next_row)
+            seen.append(_Seen(self._own(rotated, v, number, num_q, layer), number, self._num_past()))
+            out = joint_attention(q, [part.group for part in seen], scale=self._spec.scale)
             if watch:
-                self._note(q[:, -1:], groups, owners)
+                self._note(q[:, -1:], seen)
         self._tails[layer].append(k, v, rotated, number)
         return out
 
-    def _groups(self, layer: int, query_rows: Tensor) -> tuple[list[KeyGroup], list[Tensor]]:
-        """Past and tail of a layer as key groups, with the place of each key in the noted attention."""
-        groups, owners, offset = [], [], 0
+    def _seen(self, layer: int, query_rows: Tensor) -> list[_Seen]:
+        """Past and tail of a layer as key groups; those no query sees are left out."""
+        seen, offset = [], 0
         window = self._spec.windows[layer]
         for part, turned in zip(self._past, self._moved, strict=True):
+            first = part.rows.first
             for run in part.layers[layer]:
-                at = run.rows - part.rows.first
                 if turned is None:
                     keys = run.rotated
                 else:
-                    keys = rotate(run.keys, turned[0][at], turned[1][at])
+                    keys = rotate(run.keys, turned[0][run.rows - first], turned[1][run.rows - first])
                 if (group := _windowed(keys, run.values, run.rows, query_rows, window)) is not None:
-                    groups.append(group)
-                    owners.append(at + offset)
-            offset += part.rows.stop - part.rows.first
+                    seen.append(_Seen(group, run.rows, offset - first))
+            offset += part.rows.stop - first
         if len(self._tails[layer]):
             tail = self._tails[layer].span()
             assert tail.rotated is not None
             group = _windowed(tail.rotated, tail.values, tail.rows + self._next_row, query_rows, window)
             if group is not None:
-                groups.append(group)
-                owners.append(tail.rows + offset)
-        return groups, owners
+                seen.append(_Seen(group, tail.rows, offset))
+        return seen
 
     def _own(self, rotated: Tensor, v: Tensor, number: Tensor, num_q: int, layer: int) -> KeyGroup:
         """The new rows as keys of themselves: row i sees rows up to i, within the layer's window."""
@@ -131,12 +137,12 @@ class CacheContext:
     def _num_past(self) -> int:
         return sum(part.rows.stop - part.rows.first for part in self._past)
 
-    def _note(self, q: Tensor, groups: Sequence[KeyGroup], owners: Sequence[Tensor]) -> None:
-        """Remember the attention of one row per layer; the newest prompt counts."""
-        cut = [KeyGroup(g.keys, g.values, None if g.mask is None else g.mask[-1:]) for g in groups]
+    def _note(self, q: Tensor, seen: Sequence[_Seen]) -> None:
+        """Remember the attention of one row per layer; only the newest prompt counts."""
+        groups = [KeyGroup(g.keys, g.values, None if g.mask is None else g.mask[-1:]) for g in (x.group for x in seen)]
         mass = torch.zeros(self._num_past() + self._num)
-        for owner, weights in zip(owners, attention_mass(q, cut, scale=self._spec.scale), strict=True):
-            mass.index_add_(0, owner, weights.cpu())
+        for part, weights in zip(seen, attention_mass(q, groups, scale=self._spec.scale), strict=True):
+            mass.index_add_(0, part.rows + part.offset, weights.cpu())
         self._mass = [*(self._mass or []), mass] if self._mass and len(self._mass[0]) == len(mass) else [mass]
 
     def attention(self) -> Attention | None:

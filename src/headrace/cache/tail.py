@@ -38,7 +38,9 @@ class Tail:
         """All rows so far, as views."""
         assert self._parts is not None, "the tail is empty"
         keys, values, rotated = (x[:, : self._num] for x in self._parts)
-        return LayerSpan(keys, values, rotated, torch.cat(self._rows))
+        if len(self._rows) > 1:
+            self._rows = [torch.cat(self._rows)]
+        return LayerSpan(keys, values, rotated, self._rows[0])
 
 
 def _grown(x: Tensor, used: int, room: int) -> Tensor:

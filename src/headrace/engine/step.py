@@ -87,6 +87,7 @@ def advance(
     Raises:
         MemoryBudgetError: The rows would not fit; the state is unchanged.
     """
+    check_budget(pipeline, backbone, state.memory, len(frames), budget_bytes)
     watch = Stopwatch(backbone)
     encoder, compressor, tokens, num_in = see(pipeline, backbone, state, frames, watch)
     segment, cursor = backbone.wrap(tokens, state.cursor), state.cursor
@@ -95,7 +96,6 @@ def advance(
         with watch.stage("prefill"):
             memory = pipeline.memory.write(memory, Span(segment=segment, tokens=tokens))
     else:
-        check_budget(pipeline, backbone, memory, len(segment), budget_bytes)
         with watch.stage("prefill"):
             segment, cursor = backbone.place(cursor, segment)
             context = pipeline.memory.read(memory, backbone.spec, query=False)
@@ -136,19 +136,23 @@ def answered(cursor: Cursor) -> Cursor:
     return replace(cursor, clip_open=False, answered=True, turn=cursor.turn + 1)
 
 
-def check_budget(pipeline: Pipeline, backbone: Backbone, memory: Any, rows: int, budget_bytes: int | None) -> None:
-    """Refuse rows that would not fit a memory that grows without end.
+def check_budget(
+    pipeline: Pipeline, backbone: Backbone, memory: Any, num_frames: int, budget_bytes: int | None
+) -> None:
+    """Refuse frames that might not fit a memory that grows without end, before anything is done with them.
 
     Raises:
-        MemoryBudgetError: They would not fit.
+        MemoryBudgetError: Uncompressed, they would not fit.
     """
-    if budget_bytes is None or pipeline.memory.bound_bytes(backbone.spec) is not None:
+    spec = backbone.spec
+    if budget_bytes is None or pipeline.memory.bound_bytes(spec) is not None:
         return
-    held, step = pipeline.memory.num_bytes(memory), rows * backbone.spec.row_bytes * 3 // 2
+    held = pipeline.memory.num_bytes(memory)
+    step = num_frames * (spec.grid[0] * spec.grid[1] + 1) * spec.row_bytes * 3 // 2
     if held + step > budget_bytes:
         raise MemoryBudgetError(
-            f"memory budget: {held / 2**20:.1f} MB are held and the next step needs {step / 2**20:.2f} MB, more than"
-            f" the {budget_bytes / 2**20:.0f} MB allowed; raise --memory-mb, keep fewer tokens, or choose a memory that"
+            f"memory budget: {held / 2**20:.1f} MB are held and the next step may need {step / 2**20:.2f} MB, more than"
+            f" the {budget_bytes / 2**20:.1f} MB allowed; raise --memory-mb, keep fewer tokens, or choose a memory that"
             " forgets (recent:4, streamingllm)"
         )
 
