@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +20,7 @@ def methods(
     *,
     name: Annotated[str | None, typer.Argument(help="Show one method in full.")] = None,
     as_json: options.Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/methods.md.")] = False,
 ) -> None:
     """List the methods and presets a pipeline may name.
 
@@ -29,6 +31,9 @@ def methods(
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
     chosen = [registry.lookup(name)] if name else list(registry.entries().values())
     rows = [_describe(entry) for entry in chosen]
+    if markdown:
+        typer.echo(page(rows, registry.presets()), nl=False)
+        return
     for row in rows:
         out.object("method", **row)
     for preset, text in registry.presets().items():
@@ -64,3 +69,26 @@ def _describe(entry: Any) -> dict[str, Any]:
         "licence": card.licence,
         "differs": card.differs,
     }
+
+
+def page(rows: list[dict[str, Any]], presets: Mapping[str, str]) -> str:
+    """Write the methods as a Markdown page."""
+    lines = ["# Methods", "", "Written by `headrace methods --markdown`; do not edit.", ""]
+    for role in dict.fromkeys(row["role"] for row in rows):
+        lines += [f"## {role.capitalize()}", ""]
+        for row in (row for row in rows if row["role"] == role):
+            source = f" ({row['paper']}, {row['licence'] or 'no licence'})" if row["paper"] else ""
+            lines.append(f"### `{row['name']}`: {row['title']}{source}")
+            lines += ["", row["does"]]
+            if row["differs"]:
+                lines.append(f"Ours differs: {row['differs']}.")
+            values = "; ".join(f"`{key}={value!r}`" for key, value in row["parameters"].items())
+            lines += ["", f"Parameters: {values}." if values else "No parameters."]
+            if row["shorthand"]:
+                lines.append(f"`{row['name']}:VALUE` sets `{row['shorthand']}`.")
+            if row["tunable"]:
+                lines.append(f"May change while a stream runs: {', '.join(f'`{name}`' for name in row['tunable'])}.")
+            lines.append("")
+    if presets:
+        lines += ["## Presets", ""] + [f"- `{name}` = `{text}`" for name, text in presets.items()] + [""]
+    return "\n".join(lines)

@@ -1,0 +1,45 @@
+"""The pages say what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from headrace.cli import app
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_methods_page_is_what_the_registry_says() -> None:
+    result = CliRunner().invoke(app, ["methods", "--markdown"])
+    assert result.exit_code == 0
+    page = (ROOT / "docs" / "methods.md").read_text()
+    assert page == result.stdout, "run: headrace methods --markdown > docs/methods.md"
+
+
+def test_readme_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    found = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+    assert len(found) == 1
+    exec(compile(found[0], "README.md", "exec"), {})
+    assert re.match(r"\w+ \d+ ms \[[\d., ]+\]\n", capsys.readouterr().out)
+
+
+def test_files_named_in_the_pages_exist() -> None:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    missing = []
+    for page in pages:
+        for name in re.findall(r"`((?:src|tests|docs)/[\w/.-]+)`", page.read_text()):
+            if not (ROOT / name).exists():
+                missing.append(f"{page.relative_to(ROOT)} names {name}")
+        for name in re.findall(r"\]\(([\w/.-]+)\)", page.read_text()):
+            if not (page.parent / name).exists():
+                missing.append(f"{page.relative_to(ROOT)} links {name}")
+    assert not missing, "\n".join(missing)
+
+
+def test_decisions_are_short() -> None:
+    for page in (ROOT / "docs" / "decisions").glob("*.md"):
+        assert len(page.read_text().splitlines()) <= 40, page.name
