@@ -45,21 +45,20 @@ class Engine:
         Raises:
             ValueError: The pipeline, a setting or the budget is wrong.
         """
-        if memory_mb is not None and memory_mb <= 0:
-            raise ValueError(f"memory_mb: must be above 0, not {memory_mb}")
         if isinstance(pipeline, str):
             pipeline = Pipeline.parse(pipeline, settings, chunk_frames=chunk_frames)
-        return Stream(self, pipeline, budget_bytes=None if memory_mb is None else int(memory_mb * 2**20))
+        return Stream(self, pipeline, budget_bytes=_bytes(memory_mb))
 
     def resume(self, folder: str | Path, *, memory_mb: float | None = None) -> Stream:
         """Go on with a saved stream, exactly where it was.
 
         Raises:
             SavedStreamError: The folder holds no stream of this model, or a file is damaged.
+            ValueError: The budget is wrong.
         """
+        budget_bytes = _bytes(memory_mb)
         pipeline, state = saving.load(Path(folder), self.backbone.spec)
-        budget = None if memory_mb is None else int(memory_mb * 2**20)
-        return Stream(self, pipeline, budget_bytes=budget, state=state)
+        return Stream(self, pipeline, budget_bytes=budget_bytes, state=state)
 
 
 def load(
@@ -88,6 +87,14 @@ def load(
     return Engine(
         backbones.load(name, revision=revision, offline=offline, dtype=choose_dtype(dtype, place, model), device=place)
     )
+
+
+def _bytes(memory_mb: float | None) -> int | None:
+    if memory_mb is None:
+        return None
+    if not 0 < memory_mb < float("inf"):
+        raise ValueError(f"memory_mb: must be above 0, not {memory_mb}")
+    return int(memory_mb * 2**20)
 
 
 def choose_device(device: str | torch.device) -> torch.device:

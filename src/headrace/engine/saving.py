@@ -1,6 +1,6 @@
 """Write a stream to a folder and read it back.
 
-``state-*.safetensors`` holds the tensors, ``stream.json`` everything else and the tensors' checksum. The manifest is
+``state-*.safetensors`` holds the tensors, ``stream.json`` everything else and the checksums of both. The manifest is
 renamed into place last, so a folder holds either the old stream or the new one, never half of each.
 """
 
@@ -39,25 +39,31 @@ def save(folder: Path, pipeline: Pipeline, state: StreamState, spec: ModelSpec) 
         pipeline: What runs.
         state: The state.
         spec: The model, of which name and fingerprint are kept.
+
+    Raises:
+        SavedStreamError: The folder cannot be written to.
     """
     tensors: dict[str, Tensor] = {}
     tree = pack(state, tensors)
     data = save_tensors(tensors)
     checksum = hashlib.sha256(data).hexdigest()
-    folder.mkdir(parents=True, exist_ok=True)
     name = f"state-{checksum[:16]}.safetensors"
-    _write(folder / name, data)
-    manifest = {
-        "format": FORMAT,
+    stream = {
         "model": {"name": spec.name, "fingerprint": spec.fingerprint},
         "pipeline": _describe(pipeline),
         "tensors": {"file": name, "sha256": checksum},
         "state": tree,
     }
-    _write(folder / MANIFEST, json.dumps(manifest).encode())
-    for old in folder.glob("state-*.safetensors"):
-        if old.name != name:
-            old.unlink()
+    manifest = {"format": FORMAT, "sha256": _checksum(stream), "stream": stream}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / name, data)
+        _write(folder / MANIFEST, json.dumps(manifest).encode())
+        for old in folder.glob("state-*.safetensors*"):
+            if old.name != name:
+                old.unlink()
+    except OSError as error:
+        raise SavedStreamError(f"{folder}: cannot be written to ({error.strerror})") from None
 
 
 def load(folder: Path, spec: ModelSpec) -> tuple[Pipeline, StreamState]:
@@ -69,18 +75,12 @@ def load(folder: Path, spec: ModelSpec) -> tuple[Pipeline, StreamState]:
     path = folder / MANIFEST
     if not path.is_file():
         raise SavedStreamError(f"{folder}: holds no {MANIFEST}; give a folder that a stream was saved to")
-    try:
-        manifest = json.loads(path.read_text())
-        version, model = manifest["format"], manifest["model"]
-        file, checksum = manifest["tensors"]["file"], manifest["tensors"]["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise SavedStreamError(f"{path}: is damaged ({error})") from None
-    if version != FORMAT:
-        raise SavedStreamError(f"{path}: has format {version}; this version reads format {FORMAT}")
-    if model["fingerprint"] != spec.fingerprint:
+    stream = _read(path)
+    if stream["model"]["fingerprint"] != spec.fingerprint:
         raise SavedStreamError(
-            f"{path}: was saved with the model {model['name']!r}, not with the weights of {spec.name!r}"
+            f"{path}: was saved with the model {stream['model']['name']!r}, not with the weights of {spec.name!r}"
         )
+    file, checksum = stream["tensors"]["file"], stream["tensors"]["sha256"]
     try:
         data = (folder / file).read_bytes()
     except OSError as error:
@@ -88,13 +88,33 @@ def load(folder: Path, spec: ModelSpec) -> tuple[Pipeline, StreamState]:
     if hashlib.sha256(data).hexdigest() != checksum:
         raise SavedStreamError(f"{folder / file}: is damaged, its checksum does not match {MANIFEST}")
     try:
-        state = unpack(manifest["state"], load_tensors(data), spec)
+        state = unpack(stream["state"], load_tensors(data), spec)
         methods = {
-            role: registry.build(name, **values) for role, (name, values) in manifest["pipeline"]["methods"].items()
+            role: registry.build(name, **values) for role, (name, values) in stream["pipeline"]["methods"].items()
         }
+        pipeline = Pipeline(**methods, chunk_frames=stream["pipeline"]["chunk_frames"])
     except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise SavedStreamError(f"{path}: cannot be used ({error})") from None
-    return Pipeline(**methods, chunk_frames=manifest["pipeline"]["chunk_frames"]), state
+    return pipeline, state
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read a manifest and check that it is whole."""
+    try:
+        manifest = json.loads(path.read_bytes())
+        version = manifest["format"]
+        if version == FORMAT:
+            stream: dict[str, Any] = manifest["stream"]
+            if _checksum(stream) == manifest["sha256"]:
+                return stream
+            raise ValueError("its checksum does not match")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SavedStreamError(f"{path}: is damaged ({error})") from None
+    raise SavedStreamError(f"{path}: has format {version!r}; this version reads format {FORMAT}")
+
+
+def _checksum(stream: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(stream).encode()).hexdigest()
 
 
 def _describe(pipeline: Pipeline) -> dict[str, Any]:

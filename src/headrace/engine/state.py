@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
+import importlib.util
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,7 +73,10 @@ def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, tuple):
         return {"tuple": [pack(item, tensors) for item in value]}
     if isinstance(value, dict):
-        return {"dict": {key: pack(item, tensors) for key, item in value.items()}}
+        pairs = [(pack(key, tensors), pack(item, tensors)) for key, item in value.items()]
+        if any(isinstance(key, dict) for key, _ in pairs):
+            raise TypeError(f"{next(iter(value))!r} may not stand in a state as a key; keys are texts and numbers")
+        return {"dict": pairs}
     kind = f"{type(value).__module__}:{type(value).__qualname__}"
     if hasattr(value, "pack"):
         return {"packed": kind, "tree": pack(value.pack(), tensors)}
@@ -97,18 +100,22 @@ def unpack(tree: Any, tensors: dict[str, Tensor], spec: ModelSpec) -> Any:
     if "tuple" in tree:
         return tuple(unpack(item, tensors, spec) for item in tree["tuple"])
     if "dict" in tree:
-        return {key: unpack(item, tensors, spec) for key, item in tree["dict"].items()}
+        return {key: unpack(item, tensors, spec) for key, item in tree["dict"]}
     if "packed" in tree:
-        return _find(tree["packed"]).unpack(unpack(tree["tree"], tensors, spec), spec)
-    return _find(tree["class"])(**{key: unpack(item, tensors, spec) for key, item in tree["fields"].items()})
+        return _find(tree["packed"], "unpack").unpack(unpack(tree["tree"], tensors, spec), spec)
+    return _find(tree["class"], "__dataclass_fields__")(
+        **{key: unpack(item, tensors, spec) for key, item in tree["fields"].items()}
+    )
 
 
-def _find(kind: str) -> Any:
-    """Find a class of this package by ``module:name``."""
+def _find(kind: str, mark: str) -> Any:
+    """Find a class of this package by ``module:name``; ``mark`` is what makes it one of a state's."""
     module, _, name = kind.partition(":")
-    if not module.startswith("headrace."):
-        raise ValueError(f"the saved state names {kind!r}, which is no class of headrace")
-    return getattr(importlib.import_module(module), name)
+    if module.startswith("headrace.") and importlib.util.find_spec(module) is not None:
+        found = getattr(importlib.import_module(module), name, None)
+        if isinstance(found, type) and hasattr(found, mark):
+            return found
+    raise ValueError(f"{kind!r} is no state of headrace")
 
 
 def same(a: Any, b: Any) -> bool:
