@@ -12,7 +12,7 @@ import typer
 
 from headrace.cli import options
 from headrace.cli.failing import clean
-from headrace.cli.output import Output, size
+from headrace.cli.output import Output
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _run(
     resume: Path | None,
 ) -> None:
     from headrace import video
-    from headrace.cli.watching import summary, watch
+    from headrace.cli.watching import summary, summary_line, watch
     from headrace.engine import Pipeline, load
 
     Pipeline.parse(running["pipeline"], running["settings"], chunk_frames=running["chunk_frames"])
@@ -125,15 +125,10 @@ def _run(
         result = watch(stream, opened, asks, out, answered=lambda _, answer: out.answer(answer), stepped=out.report)
         for warning in opened.warnings:
             out.note(warning)
-        totals = summary(result.reports)
+        totals = summary(stream, result.reports)
         out.object("summary", **totals, dropped=opened.dropped, gaps=opened.gaps, interrupted=result.interrupted)
         if totals:
-            out.line(
-                f"{totals['frames']:.0f} frames, {totals['tokens_kept_per_frame']:.0f} of"
-                f" {totals['tokens_in_per_frame']:.0f} tokens and {totals['ms_per_frame']:.0f} ms per frame,"
-                f" memory {size(totals['memory_bytes'])}",
-                style="dim",
-            )
+            out.line(summary_line(totals), style="dim")
         if state is not None or result.interrupted:
             _save(out, stream, state or Path("headrace-stream"), interrupted=result.interrupted)
     if result.interrupted:

@@ -8,7 +8,7 @@ import typer
 
 from headrace.cli import options
 from headrace.cli.failing import clean
-from headrace.cli.output import Output, size, step_line
+from headrace.cli.output import Output, step_line
 
 
 @clean
@@ -29,7 +29,7 @@ def demo(
     Example: headrace demo --seed 11 --pipeline recent:4
     """
     from headrace import video
-    from headrace.cli.watching import summary, watch
+    from headrace.cli.watching import summary, summary_line, watch
     from headrace.engine import load
     from headrace.video.world import matches
 
@@ -56,17 +56,13 @@ def demo(
                 out.line(step_line(report), style="dim")
 
         result = watch(stream, source, plan, Output(as_json=as_json, verbosity=-1), answered=answered, stepped=stepped)
-    totals = summary(result.reports)
+    totals = summary(stream, result.reports)
     accuracy = sum(right) / len(right) if right else 0.0
     out.object("summary", **totals, asked=len(right), right=sum(right), accuracy=accuracy)
     if totals:
         out.line()
         out.line(f"{sum(right)} of {len(right)} answers are true ({accuracy:.0%}).", style="bold")
-        out.line(
-            f"{totals['frames']:.0f} frames at {totals['ms_per_frame']:.0f} ms each,"
-            f" {totals['tokens_kept_per_frame']:.0f} visual tokens per frame,"
-            f" {size(totals['memory_bytes'])} of memory at the end."
-        )
+        out.line(summary_line(totals) + ".")
         out.line('Try your own:  headrace ask VIDEO "QUESTION" --model llava-hf/llava-onevision-qwen2-0.5b-ov-hf')
 
 

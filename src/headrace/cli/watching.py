@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import FrameType
 
-from headrace.cli.output import Output
+from headrace.cli.output import Output, size
 from headrace.engine import Stream
 from headrace.types import Answer, Query, Report
 from headrace.video import VideoSource
@@ -114,18 +114,36 @@ def _ask(stream: Stream, ask: Asking, answered: Callable[[Asking, Answer], None]
     answered(ask, stream.ask(ask.query))
 
 
-def summary(reports: Sequence[Report]) -> dict[str, float]:
-    """Totals and means over steps, for the last line of a command."""
+def summary(stream: Stream, reports: Sequence[Report]) -> dict[str, float]:
+    """Totals and means over the steps of a stream, for the last line of a command.
+
+    A memory that grows says by how many bytes per frame (``memory_bytes_per_frame``), one that does not says the most
+    it will hold (``memory_bound_bytes``).
+    """
     frames = sum(len(report.frames) for report in reports)
     if not frames:
         return {}
-    tokens_in = sum(report.tokens_in for report in reports)
-    kept = sum(report.tokens_kept for report in reports)
-    total_ms = sum(sum(report.stage_ms.values()) for report in reports)
+    held = reports[-1].memory_bytes
+    bound = stream.pipeline.memory.bound_bytes(stream.spec)
+    grows = {"memory_bytes_per_frame": held / stream.num_frames} if bound is None else {"memory_bound_bytes": bound}
     return {
         "frames": frames,
-        "tokens_in_per_frame": tokens_in / frames,
-        "tokens_kept_per_frame": kept / frames,
-        "ms_per_frame": total_ms / frames,
-        "memory_bytes": reports[-1].memory_bytes,
+        "tokens_in_per_frame": sum(report.tokens_in for report in reports) / frames,
+        "tokens_kept_per_frame": sum(report.tokens_kept for report in reports) / frames,
+        "ms_per_frame": sum(sum(report.stage_ms.values()) for report in reports) / frames,
+        "memory_bytes": held,
+        **grows,
     }
+
+
+def summary_line(totals: dict[str, float]) -> str:
+    """The same for people."""
+    if "memory_bound_bytes" in totals:
+        growth = f"never more than {size(totals['memory_bound_bytes'])}"
+    else:
+        growth = f"{size(totals['memory_bytes_per_frame'])} more with every frame"
+    return (
+        f"{totals['frames']:.0f} frames, {totals['tokens_kept_per_frame']:.0f} of"
+        f" {totals['tokens_in_per_frame']:.0f} visual tokens and {totals['ms_per_frame']:.0f} ms per frame,"
+        f" memory {size(totals['memory_bytes'])}, {growth}"
+    )

@@ -18,7 +18,7 @@ from headrace.engine.pipeline import Pipeline
 from headrace.engine.state import StreamState, fork
 from headrace.engine.step import MemoryBudgetError, Stopwatch, advance, answered, framed, replay, see
 from headrace.protocols import Context
-from headrace.types import Answer, Cursor, Event, Frame, Query, Report, Segment, Span, Token, join
+from headrace.types import Answer, Cursor, Event, Frame, ModelSpec, Query, Report, Segment, Span, Token, join
 
 if TYPE_CHECKING:
     from headrace.engine.engine import Engine
@@ -75,6 +75,11 @@ class Stream:
     def state(self) -> StreamState:
         """The state as it is now; read it, do not change it."""
         return self._state
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model's numbers."""
+        return self._backbone.spec
 
     @property
     def num_frames(self) -> int:
