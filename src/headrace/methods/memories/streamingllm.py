@@ -93,6 +93,7 @@ class StreamingLLM:
             span = span.cut(room, num)
         if not state.window.table.stop:
             state.window = KVCache(state.window.spec, block_rows=self._block_rows, first_row=state.num_sinks)
+        state.window.block_rows = self._block_rows  # a tuned window: the next blocks follow it
         state.window.append(span)
         state.window.evict_before(state.window.table.stop - self.window)
         return state
