@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,25 @@ from headrace.video.world import KINDS, Score, View, draw_pair, majority, score
 from headrace.video.world.generator import Draw
 
 EVALUATE = 21  # purpose of a draw
+CROWD = 4  # things on the picture from which binding colour to shape is hard
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One held-out measurement.
+
+    Attributes:
+        title: What was measured, such as ``8 frames``.
+        model: The model's score.
+        majority: The score of the majority answer on the same questions.
+        crowd: Share of right answers to "what colour is the ..." where four things or more are on the picture, the
+            figure that tells binding from guessing, and the number of such questions.
+    """
+
+    title: str
+    model: Score
+    majority: Score
+    crowd: tuple[float, int]
 
 
 def held_out_clip(model: Any, number: int, frames: int) -> Clip:
@@ -53,7 +73,7 @@ def evaluate(
     first: int = 0,
     ratio: float = 1.0,
     selector: str = "uniform",
-) -> tuple[Score, Score]:
+) -> Measured:
     """Score the model on held-out clips.
 
     Args:
@@ -66,10 +86,10 @@ def evaluate(
         selector: Who chooses them, one of ``drop.SELECTORS``.
 
     Returns:
-        The model's score and that of the majority answer.
+        The model's score, and that of the majority answer.
     """
     results: list[tuple[str, str, str]] = []
-    crowd: list[tuple[str, str, str]] = []
+    crowd: list[bool] = []
     for number in range(first, first + clips):
         clip = held_out_clip(model, number, frames)
         if ratio < 1:
@@ -78,16 +98,14 @@ def evaluate(
         with torch.autocast(batch.visual.device.type, torch.bfloat16):
             logits, _ = run_rows(model, batch)
         last, index = clip.frames[-1]
-        crowded = len(last.scene.visible(last.ticks[index])) >= 4
+        crowded = len(last.scene.visible(last.ticks[index])) >= CROWD
         for ask, right in zip(clip.asks, answered(logits, batch), strict=True):
             results.append((ask.kind, ask.answer, ask.answer if right else ""))
             if crowded and ask.kind == "colour":
-                crowd.append(results[-1])
-    found = score(results)
-    if crowd:
-        found.by_kind["colour, 4 things or more"] = score(crowd).micro
-        found.counts["colour, 4 things or more"] = len(crowd)
-    return found, majority([(kind, truth) for kind, truth, _ in results])
+                crowd.append(right)
+    title = f"{frames} frames" + (f", {ratio:.0%} kept ({selector})" if ratio < 1 else "")
+    guess = majority([(kind, truth) for kind, truth, _ in results])
+    return Measured(title, score(results), guess, (sum(crowd) / max(1, len(crowd)), len(crowd)))
 
 
 def _dropped(clip: Clip, ratio: float, selector: str, number: int) -> torch.Tensor:

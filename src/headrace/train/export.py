@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from headrace.backbones import plain
-from headrace.video.world import Score
+from headrace.train.evaluate import Measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,21 +29,6 @@ class Trained:
     steps: dict[str, int]
     seconds: dict[str, float]
     threads: int
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One held-out measurement.
-
-    Attributes:
-        title: What was measured, such as ``8 frames``.
-        model: The model's score.
-        majority: The score of the majority answer on the same questions.
-    """
-
-    title: str
-    model: Score
-    majority: Score
 
 
 def export(model: Any, tokenizer: Any, folder: Path, trained: Trained, measured: list[Measured]) -> Path:
@@ -104,4 +89,6 @@ def _table(measured: list[Measured]) -> str:
         lines.append(f"| {kind} | " + " | ".join(cells) + " |")
     macro = (f"**{p.model.macro:.3f}** | {p.majority.macro:.3f} | {sum(p.majority.counts.values())}" for p in measured)
     lines.append("| **macro** | " + " | ".join(macro) + " |")
+    crowd = (f"{part.crowd[0]:.2f} | - | {part.crowd[1]}" for part in measured)
+    lines.append("| colour, 4 things or more | " + " | ".join(crowd) + " |")
     return "\n".join(lines)

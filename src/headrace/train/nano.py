@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from headrace.backbones import plain
 from headrace.train import bind, follow, see, watch
 from headrace.train.evaluate import evaluate
-from headrace.train.export import Measured, Trained, export
+from headrace.train.export import Trained, export
 from headrace.train.loop import Phase, Report, Run
 from headrace.train.pack import Words
 from headrace.train.recipe import NANO, SMOKE, Recipe
@@ -85,6 +86,8 @@ def train_nano(
             model, tokenizer = _train(run, phases, recipe)
         except KeyboardInterrupt:
             run.log(event="interrupted")
+            if progress is True:
+                Console(stderr=True).print(f"stopped and saved in {run.folder}; the same command goes on from there")
             raise
     draw_curve(run.folder)
     return finish(run, model, tokenizer, threads=threads, clips=4 if smoke else 400)
@@ -149,8 +152,11 @@ def finish(run: Run, model: Any, tokenizer: Any, *, threads: int, clips: int) ->
     half = torch.bfloat16
     for weight in model.parameters():  # measure what is shipped
         weight.data = weight.data.to(half).to(weight.dtype)
-    measured = [Measured(f"{frames} frames", *evaluate(model, words, clips=clips, frames=frames)) for frames in (8, 16)]
-    measured.append(Measured("8 frames, 30 % kept", *evaluate(model, words, clips=clips, frames=8, ratio=0.3)))
+    measured = [
+        evaluate(model, words, clips=clips, frames=8),
+        evaluate(model, words, clips=clips, frames=16),
+        evaluate(model, words, clips=clips, frames=8, ratio=0.3, selector="noisy"),
+    ]
     for part in measured:
         run.log(event="measured", title=part.title, macro=part.model.macro, by_kind=part.model.by_kind)
     trained = Trained(run.seed, dict(run.finished), dict(run.seconds), threads)

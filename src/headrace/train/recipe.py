@@ -41,7 +41,7 @@ class Recipe:
 
 
 NANO = Recipe(
-    shares={"see": 0.25, "bind": 0.17, "follow": 0.22, "watch": 0.36},
+    shares={"see": 0.25, "bind": 0.12, "follow": 0.23, "watch": 0.40},
     rates={"see": 1.5e-3, "bind": 1e-3, "follow": 8e-4, "watch": 8e-4},
     frames=32,
     clips={"bind": 40, "follow": 20, "watch": 12},
