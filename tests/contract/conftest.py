@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from contract.plays import Case, Play, cases, entry_names, play_of
 
 # How to make a tiny random model of a family, as a folder in transformers' layout.
@@ -52,7 +53,8 @@ def backbones(folders: Callable[[str], Any]) -> Callable[..., Any]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """``name``: every method; ``case``: every method with every variant; ``ROLE_case``: those of one role;
+    """``name``: every method; ``case``: every method with every variant; ``ROLE_case``: those of one
+    role; ``ROLE_variant``: the same in one place only;
     ``identity``: methods that claim to change nothing at full budget.
     """
     if "name" in metafunc.fixturenames:
@@ -62,6 +64,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for role in ROLES:
         if f"{role}_case" in metafunc.fixturenames:
             _cases(metafunc, f"{role}_case", cases("VARIANTS", role))
+        if f"{role}_variant" in metafunc.fixturenames:
+            found = cases("VARIANTS", role)
+            _cases(metafunc, f"{role}_variant", [case for case in found if case.where == found[0].where])
         if f"{role}_identity" in metafunc.fixturenames:
             _cases(metafunc, f"{role}_identity", cases("IDENTITY", role))
 

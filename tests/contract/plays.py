@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from contract.streams import DIM, frames_of, observation_of, tokens_of, turn_of, walk
-from reference.naive.decoder import Decoder, drive, spec
 from safetensors.torch import load, save
 from torch import Tensor
 
+from contract.streams import DIM, frames_of, observation_of, place, tokens_of, turn_of, walk, wrapped
 from headrace import registry
 from headrace.cache import KVCache
 from headrace.engine.state import pack, unpack
 from headrace.engine.step import apply
 from headrace.types import Cursor, ModelSpec, Span, VisualTokens
+from reference.naive.decoder import Decoder, drive, spec
 
 REFERENCE = Path(__file__).parent.parent / "reference"
 
@@ -157,7 +157,7 @@ class MemoryPlay(Play):
             state, hidden = self.method.write(state, Span(segment=segment, tokens=item.tokens)), None
         else:
             state, hidden = self._run(state, item)
-        return state, (hidden, *self.ask(state, item))
+        return state, (hidden, self.ask(state, item) if item.asked else ())
 
     def _run(self, state: Any, item: Any) -> tuple[Any, Tensor]:
         context = self.method.read(state, self.spec, query=False)
@@ -177,8 +177,6 @@ class MemoryPlay(Play):
 
     def replay(self, state: Any, context: Any) -> Cursor:
         """Run what a token memory recalls: the prefix, then its items, placed one behind the other."""
-        from contract.streams import place, wrapped
-
         segment, cursor = place(self.walk(0)[0].raw, Cursor())
         drive(self.decoder, segment, context)
         for item in self.method.recall(state):
@@ -212,7 +210,7 @@ def families() -> list[str]:
 WHERE: dict[str, Callable[[], list[str]]] = {
     "compressor": lambda: ["float32", "bfloat16"],
     "encoder": families,
-    "memory": lambda: list(LAYOUTS),
+    "memory": lambda: ["p1", "interleaved"],
     "speaker": lambda: ["speech"],
 }
 PLAYS: dict[str, Any] = {"compressor": CompressorPlay, "memory": MemoryPlay, "speaker": SpeakerPlay}

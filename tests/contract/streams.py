@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
-from reference.naive.decoder import DIM as DECODER_DIM
 from torch import Tensor
 
 from headrace.types import Cursor, Frame, Kind, Observation, Segment, VisualTokens
+from reference.naive.decoder import DIM as DECODER_DIM
 
 DIM = 16
 NUM_STEPS = 24
@@ -79,7 +79,7 @@ class Walk:
     """One step of a memory's stream.
 
     ``raw`` has ids relative to its start, ``segment`` canonical ones; ``drop`` says which rows a pruner leaves after a
-    layer; ``cursor`` stands behind the step.
+    layer; ``cursor`` stands behind the step; ``asked`` says that a question follows.
     """
 
     tokens: VisualTokens | None
@@ -87,6 +87,7 @@ class Walk:
     segment: Segment
     drop: Mapping[int, Sequence[int]] | None
     cursor: Cursor
+    asked: bool = False
 
 
 def place(raw: Segment, cursor: Cursor) -> tuple[Segment, Cursor]:
@@ -139,7 +140,7 @@ def thinned(seed: int, i: int, dtype: torch.dtype) -> VisualTokens:
     frame, row, col = places(num, (2, 3))
     generator = dice(seed, i)
     features = torch.randn(6 * num, DECODER_DIM, generator=generator, dtype=torch.float64).to(dtype)
-    index = 3 * (i // 2) + 2 * (i % 2)
+    index = 3 * (i // 2) + i % 2
     full = VisualTokens(
         features, frame, row, col, (2, 3), tuple(range(index, index + num)), tuple(1.5 * index + f for f in range(num))
     )
@@ -167,5 +168,5 @@ def walk(seed: int, position_rows: int, dtype: torch.dtype) -> tuple[Walk, ...]:
             if i % 4 == 1:
                 drop = {0: [j for j in range(len(raw)) if j % 3 != 1]}
         segment, cursor = place(raw, cursor)
-        steps.append(Walk(tokens, raw, segment, drop, cursor))
+        steps.append(Walk(tokens, raw, segment, drop, cursor, asked=i % 3 != 1))
     return tuple(steps)

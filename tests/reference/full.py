@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from reference.naive.rows import Row
-
 from headrace.types import ModelSpec
+from reference.naive.rows import Row
 
 VARIANTS: list[dict[str, Any]] = [{}, {"positions": "repack"}, {"positions": "original"}]
 IDENTITY: list[dict[str, Any]] = [{}]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+
+from headrace.types import VisualTokens
 from reference.uniform import IDENTITY as IDENTITY
 from reference.uniform import TUNED as TUNED
 from reference.uniform import budget as budget
-
-from headrace.types import VisualTokens
 
 VARIANTS: list[dict[str, Any]] = [{}, {"keep": 1}, {"keep": 7, "seed": 3}, {"keep": 0.3, "seed": 2**31 - 1}]
 REJECTS: dict[str, list[Any]] = {

@@ -1,19 +1,18 @@
-"""Naive twin of ``streamingllm``: the first rows and the last rows, numbered anew at every step as the paper draws it."""
+"""Naive twin of ``streamingllm``: the first rows and the last rows, numbered anew at every step as in the paper."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from reference.naive.rows import Row
-
 from headrace.types import Kind, ModelSpec
+from reference.naive.rows import Row
 
 VARIANTS: list[dict[str, Any]] = [
     {"window": 9},
     {"window": 1, "sinks": 0},
     {"window": 6, "sinks": 4, "positions": "repack"},
     {"window": 13, "sinks": 2, "positions": "original"},
-    {"window": 70, "sinks": 8},
+    {"window": 25, "sinks": 8},
 ]
 IDENTITY: list[dict[str, Any]] = [{"window": 100_000}, {"window": 100_000, "sinks": 0}]
 REJECTS: dict[str, list[Any]] = {

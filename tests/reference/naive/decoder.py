@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from reference.naive.attention import attend
-from reference.naive.rope import axis_of
-from reference.naive.rows import Row
 from torch import Tensor
 
 from headrace.types import ModelSpec, Rope, Segment
+from reference.naive.attention import attend
+from reference.naive.rope import axis_of
+from reference.naive.rows import Row
 
 HEADS, KV_HEADS, HEAD_DIM, DIM = 4, 2, 16, 24
 SECTION = (4, 2, 2)
@@ -30,7 +30,7 @@ def spec(
     dtype: torch.dtype = torch.float32,
     grid: tuple[int, int] = (2, 3),
     positions: str = "repack",
-    trained_length: int = 64,
+    trained_length: int = 24,
 ) -> ModelSpec:
     """Describe a decoder; ``trained_length`` is short, so that the far angles are used as well."""
     inv_freq = 1.0 / 100.0 ** (torch.arange(0, HEAD_DIM, 2, dtype=torch.float32) / HEAD_DIM)
@@ -66,7 +66,7 @@ class Decoder:
         generator = torch.Generator().manual_seed(seed)
 
         def matrix(rows: int, cols: int) -> Tensor:
-            return torch.randn(rows, cols, generator=generator, dtype=torch.float64) * 2.0 * rows**-0.5
+            return torch.randn(rows, cols, generator=generator, dtype=torch.float64) * rows**-0.5
 
         self.spec = model
         width, kv_width = HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM

@@ -1,0 +1,87 @@
+"""The contract of encoders, on every backbone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from contract.plays import Case, EncoderPlay, equal, frozen, twin_of
+from contract.streams import frames_of, places
+from headrace.types import VisualTokens
+
+STEPS = 4
+
+
+def playing(case: Case, backbones: Any, dtype: torch.dtype = torch.float32) -> EncoderPlay:
+    return EncoderPlay(case, case.build(), backbones(case.where, dtype))
+
+
+def played(play: EncoderPlay) -> list[tuple[Any, VisualTokens]]:
+    state, seen = play.init(), []
+    for i in range(STEPS):
+        state, tokens = play.step(state, play.item(1, i))
+        seen.append((play.item(1, i), tokens))
+    return seen
+
+
+def test_tokens_have_their_places(encoder_case: Case, backbones: Any):
+    """Every token of the grid, frame by frame in raster order, with index and time of its frame."""
+    play = playing(encoder_case, backbones)
+    size = play.spec.frames_per_step
+    for frames, tokens in played(play):
+        num = len(frames) // size
+        assert tokens.grid == play.spec.grid
+        assert tokens.frames == tuple(frame.index for frame in frames[::size])
+        assert tokens.times_s == tuple(frame.time_s for frame in frames[::size])
+        for got, want in zip((tokens.frame, tokens.row, tokens.col), places(num, tokens.grid), strict=True):
+            assert got.tolist() == want.tolist()
+        assert tokens.features.shape == (tokens.dense_len, play.spec.dim)
+
+
+def test_full_budget_equals_the_dense_tower(encoder_identity: Case, backbones: Any):
+    play = playing(encoder_identity, backbones)
+    for frames, tokens in played(play):
+        want = play.backbone.vision(play.backbone.pixels(frames), frames)
+        torch.testing.assert_close(tokens.features, want.features, atol=1e-5, rtol=0)
+
+
+def test_equals_the_naive_twin(encoder_case: Case, backbones: Any):
+    play = playing(encoder_case, backbones)
+    seen = played(play)
+    want = twin_of(encoder_case.name).twin(play.method, play.backbone, [frames for frames, _ in seen])
+    for (_, tokens), parts in zip(seen, want, strict=True):
+        features = torch.cat([part.features for part in parts])
+        torch.testing.assert_close(tokens.features, features, atol=1e-5, rtol=0)
+
+
+def test_type_and_device_are_kept(encoder_case: Case, backbones: Any):
+    for dtype in (torch.float32, torch.bfloat16):
+        for _, tokens in played(playing(encoder_case, backbones, dtype)):
+            assert tokens.features.dtype == dtype
+            assert tokens.features.device.type == "cpu"
+            assert bool(tokens.features.isfinite().all())
+
+
+def test_without_a_state_the_cut_does_not_matter(encoder_case: Case, backbones: Any):
+    """A method that remembers nothing gives the same for all frames at once as for each alone."""
+    play = playing(encoder_case, backbones)
+    size = play.spec.frames_per_step
+    frames = frames_of(1, 3, 4 * size)
+    if play.init() is None:
+        _, together = play.step(None, frames)
+        apart = [play.step(None, frames[i : i + size])[1] for i in range(0, len(frames), size)]
+        features = torch.cat([part.features for part in apart])
+        torch.testing.assert_close(together.features, features, atol=1e-5, rtol=0)
+    else:
+        state, one = play.step(play.init(), frames[:size])
+        _, two = play.step(state, frames[:size])
+        assert not equal(frozen(one), []), "a first step gives tokens"
+        assert len(one) == len(two), "a repeated frame gives as many tokens"
+
+
+def test_pictures_matter(encoder_case: Case, backbones: Any):
+    play = playing(encoder_case, backbones)
+    _, one = play.step(play.init(), play.item(1, 0))
+    _, two = play.step(play.init(), play.item(2, 0))
+    assert float((one.features - two.features).abs().max()) > 1e-3

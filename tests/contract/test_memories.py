@@ -1,0 +1,276 @@
+"""The contract of memories: against the naive twin, against full memory, and in bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+
+from contract.plays import LAYOUTS, Case, MemoryPlay, check_state, equal, frozen, leaves, run, twin_of
+from contract.streams import NUM_STEPS, dice, place, places, text_rows, turn_of, wrapped
+from headrace import registry
+from headrace.cache import KVCache
+from headrace.engine.state import pack, same
+from headrace.types import Cursor, Kind, LayerSpan, ModelSpec, Segment, Span, VisualTokens
+from reference.naive.decoder import DIM, HEAD_DIM, KV_HEADS, drive, spec, spell_out
+
+
+def play_at(case: Case, where: str, dtype: torch.dtype = torch.float32) -> MemoryPlay:
+    return MemoryPlay(dataclasses.replace(case, where=where), case.build(), dtype=dtype)
+
+
+def close(got: torch.Tensor, want: torch.Tensor) -> None:
+    torch.testing.assert_close(got.double(), want.double(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_equals_the_naive_twin(memory_variant: Case, layout: str):
+    """Every hidden row of every step, and of questions in between, for all position layouts and a sliding window."""
+    play = play_at(memory_variant, layout)
+    twin = twin_of(memory_variant.name).Twin(play.method, play.spec)
+    if play.method.kind == "tokens":
+        _recalls_like(play, twin)
+    else:
+        _attends_like(play, twin)
+
+
+def _attends_like(play: MemoryPlay, twin: Any) -> None:
+    state, first = play.method.init(play.spec), 0
+    for i, item in enumerate(play.walk(1)[:15]):
+        context = play.method.read(state, play.spec, query=False)
+        got = drive(play.decoder, item.segment, context, drop=item.drop, watch=True)
+        want = spell_out(play.decoder, item.segment, twin.rows, twin, first=first, drop=item.drop)
+        close(got, want.hidden)
+        span = context.finish()
+        assert span.attention is not None
+        assert abs(float(span.attention.mass.sum()) - 1) < 1e-5
+        state = play.method.write(state, span)
+        check_state(state)
+        twin.write(want.rows)
+        first += len(item.segment)
+        if i % 4 == 2:
+            _asks_like(play, twin, state, item.cursor, first)
+
+
+def _asks_like(play: MemoryPlay, twin: Any, state: Any, cursor: Cursor, first: int) -> None:
+    """A question of three rows and two answer rows, decoded one by one on the Context's private tail."""
+    context = play.method.read(state, play.spec, query=True)
+    tail: list[Any] = []
+    for num in (3, 1, 1):
+        asked, cursor = turn_of(num, num, cursor, play.spec.position_rows, play.spec.dtype)
+        got = drive(play.decoder, asked, context)
+        want = spell_out(play.decoder, asked, [*twin.rows, *tail], twin, first=first + len(tail))
+        close(got, want.hidden)
+        tail += want.rows
+
+
+def _recalls_like(play: MemoryPlay, twin: Any) -> None:
+    state = play.init()
+    for i in range(NUM_STEPS):
+        item = play.item(1, i)
+        if item.tokens is None:
+            state = play.method.write(state, Span(segment=item.raw))
+            twin.write([("turn", len(item.raw), item.raw.turn)])
+        else:
+            state = play.method.write(state, Span(segment=item.segment, tokens=item.tokens))
+            twin.write([("frame", index) for index in item.tokens.frames])
+        got = play.method.recall(state)
+        assert [_name(x) for x in got] == twin.items
+        fed = {index: part for part in _parts(play, i) for index in part.frames}
+        for x in got:
+            if isinstance(x, VisualTokens):
+                assert equal(frozen(x), frozen(fed[x.frames[0]]))
+
+
+def _name(item: VisualTokens | Segment) -> tuple[Any, ...]:
+    if isinstance(item, Segment):
+        return ("turn", len(item), item.turn)
+    assert len(item.frames) == 1
+    return ("frame", item.frames[0])
+
+
+def _parts(play: MemoryPlay, last: int) -> list[VisualTokens]:
+    steps = [play.item(1, i).tokens for i in range(last + 1)]
+    return [part for step in steps if step is not None for part in step.split()]
+
+
+def test_with_room_for_everything_nothing_is_forgotten(memory_identity: Case):
+    """What full memory would give, to 1e-5: the yardstick is a naive list of all rows."""
+    play = play_at(memory_identity, memory_identity.where)
+    steps = play.walk(1)[:15]
+    if play.method.kind == "tokens":
+        state, _ = run(play, play.init(), 1, range(14))
+        want = _parts(play, 13)
+        got = [x for x in play.method.recall(state) if isinstance(x, VisualTokens)]
+        assert equal([frozen(x) for x in got], [frozen(x) for x in want])
+        assert sum(isinstance(x, Segment) for x in play.method.recall(state)) == sum(
+            step.tokens is None for step in steps[1:]
+        )
+        return
+    full = registry.build("full")
+    twin, first, state = twin_of("full").Twin(full, play.spec), 0, play.method.init(play.spec)
+    for item in steps:
+        context = play.method.read(state, play.spec, query=False)
+        want = spell_out(play.decoder, item.segment, twin.rows, twin, first=first, drop=item.drop)
+        close(drive(play.decoder, item.segment, context, drop=item.drop), want.hidden)
+        state = play.method.write(state, context.finish())
+        twin.write(want.rows)
+        first += len(item.segment)
+
+
+@pytest.mark.parametrize("sizes", [(1,), (3,), (5, 1, 2)])
+def test_with_room_for_everything_the_cut_does_not_matter(memory_identity: Case, sizes: tuple[int, ...]):
+    """Rows one by one, in threes or all at once give the same."""
+    play = play_at(memory_identity, memory_identity.where)
+    seg, _ = place(text_rows(5, 17, play.spec.position_rows, play.spec.dtype, kind=Kind.TEXT, turn=0), Cursor())
+    whole = drive(play.decoder, seg, play.method.read(play.method.init(play.spec), play.spec, query=False))
+    state, parts, at = play.method.init(play.spec), [], 0
+    context = play.method.read(state, play.spec, query=True)
+    while at < len(seg):
+        part = seg.cut(at, at + sizes[len(parts) % len(sizes)])
+        at += len(part)
+        if play.method.kind == "kv":
+            context = play.method.read(state, play.spec, query=False)
+        parts.append(drive(play.decoder, part, context))
+        if play.method.kind == "kv":
+            state = play.method.write(state, context.finish())
+    close(torch.cat(parts), whole)
+
+
+def test_reading_and_asking_change_nothing(memory_case: Case):
+    play = play_at(memory_case, memory_case.where)
+    state, _ = run(play, play.init(), 1, range(6))
+    before: dict[str, torch.Tensor] = {}
+    text = pack(state, before)
+    num_bytes = play.method.num_bytes(state)
+    first = play.ask(state, play.item(1, 5))
+    second = play.ask(state, play.item(1, 5))
+    assert equal(frozen(first), frozen(second))
+    after: dict[str, torch.Tensor] = {}
+    assert pack(state, after) == text
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert play.method.num_bytes(state) == num_bytes
+
+
+def test_an_open_question_does_not_see_later_frames(memory_case: Case):
+    """A Context sees the memory as it was when it was read, whatever is written and forgotten meanwhile."""
+    play = play_at(memory_case, memory_case.where)
+    state, _ = run(play, play.init(), 1, range(6))
+    item = play.item(1, 5)
+    want, _ = play.ask(state, item)
+    context = play.method.read(state, play.spec, query=True)
+    cursor = play.replay(state, context) if play.method.kind == "tokens" else item.cursor
+    for i in range(6, 16):
+        state, _ = play.step(state, play.item(2, i))
+    asked, _ = turn_of(7, 3, cursor, play.spec.position_rows, play.spec.dtype)
+    assert torch.equal(drive(play.decoder, asked, context), want)
+
+
+def test_type_and_device_are_kept(memory_case: Case):
+    """In bf16 the hidden rows and everything stored stay bf16."""
+    play = play_at(memory_case, memory_case.where, torch.bfloat16)
+    state, outs = run(play, play.init(), 1, range(8))
+    tensors = [x for x in leaves(outs) if isinstance(x, torch.Tensor)]
+    assert tensors
+    assert {x.dtype for x in tensors} == {torch.bfloat16}
+    assert {x.device.type for x in tensors} == {"cpu"}
+    held: dict[str, torch.Tensor] = {}
+    pack(state, held)
+    floats = {x.dtype for x in held.values() if x.is_floating_point()}
+    assert floats - {torch.float64} == {torch.bfloat16}, "features, keys and values in bf16; only times in fp64"
+
+
+def test_a_token_memory_leaves_the_old_state_alone(memory_case: Case):
+    """The engine shows waiting frames to a question by writing them to a state it then throws away."""
+    play = play_at(memory_case, memory_case.where)
+    if play.method.kind != "tokens":
+        assert play.method.recall(play.init()) == (), "a kv memory recalls nothing"
+        return
+    state, _ = run(play, play.init(), 1, range(5))
+    old = play.method.recall(state)
+    play.step(state, play.item(1, 5))
+    assert play.method.recall(state) is old or equal(frozen(old), frozen(play.method.recall(state)))
+
+
+BIG = (8, 8)
+
+
+def _span(model: ModelSpec, i: int, kind: str, num_rows: int = 64) -> Span:
+    """A frame of 64 rows (or a prefix), with keys and values made up."""
+    generator = dice(i)
+    frame, row, col = places(1, BIG)
+    if num_rows < 64:
+        seg = text_rows(i, num_rows, model.position_rows, model.dtype, kind=Kind.PREFIX, turn=0)
+        return Span(seg, _layers(model, num_rows, generator))
+    tokens = VisualTokens(torch.randn(64, DIM, generator=generator), frame, row, col, BIG, (i,), (float(i),))
+    seg, _ = place(wrapped(tokens, model.position_rows), Cursor(next=5 + 64 * i))
+    return Span(seg, tokens=tokens) if kind == "tokens" else Span(seg, _layers(model, 64, generator))
+
+
+def _layers(model: ModelSpec, num: int, generator: torch.Generator) -> tuple[LayerSpan, ...]:
+    def random() -> torch.Tensor:
+        return torch.randn(KV_HEADS, num, HEAD_DIM, generator=generator)
+
+    return tuple(LayerSpan(random(), random(), random(), torch.arange(num)) for _ in range(model.layers))
+
+
+def _fill(method: Any, model: ModelSpec, state: Any, steps: range) -> tuple[Any, list[int]]:
+    sizes = []
+    for i in steps:
+        state = method.write(state, _span(model, i, method.kind, num_rows=5 if i == 0 and method.kind == "kv" else 64))
+        check_state(state)
+        sizes.append(method.num_bytes(state))
+    return state, sizes
+
+
+def test_bytes_stay_below_the_declared_bound(memory_case: Case):
+    """200 frames of 64 rows; flat where a bound is declared, honest growth where there is none."""
+    method = memory_case.build()
+    model = spec(position_rows=LAYOUTS[memory_case.where][0], grid=BIG)
+    bound = method.bound_bytes(model)
+    state, sizes = _fill(method, model, method.init(model), range(200))
+    if bound is None:
+        steps = {b - a for a, b in pairwise(sizes[1:])}
+        assert len(steps) == 1, "a memory without a bound grows by the same bytes per frame"
+        assert steps.pop() >= 64 * model.row_bytes
+        return
+    assert max(sizes) <= bound
+    assert max(sizes[100:]) <= max(sizes[:100])
+    held = sum(x.numel() * x.itemsize for x in _held(state))
+    assert sizes[-1] >= held, "num_bytes leaves something out"
+
+
+def _held(state: Any) -> list[torch.Tensor]:
+    tensors: dict[str, torch.Tensor] = {}
+    pack(state, tensors)
+    return list(tensors.values())
+
+
+def test_bytes_follow_a_tuned_value(memory_variant: Case):
+    """After a tunable field changed, the bytes soon go below the bound of the new value."""
+    method, model = memory_variant.build(), spec(grid=BIG)
+    table = twin_of(memory_variant.name).TUNED
+    assert table.keys() == set(method.tunable)
+    for field, value in ((field, value) for field, values in table.items() for value in values):
+        wide = dataclasses.replace(method, **{field: 1500})
+        state, _ = _fill(wide, model, wide.init(model), range(40))
+        tuned = dataclasses.replace(method, **{field: value})
+        state, sizes = _fill(tuned, model, state, range(40, 60))
+        bound = tuned.bound_bytes(model)
+        assert bound is None or max(sizes[10:]) <= bound, f"{field}: 1500 -> {value}"
+
+
+def test_caches_of_a_state_are_found_by_the_checks(memory_case: Case):
+    """``check`` reaches every cache of a kv memory, so a broken one cannot hide."""
+    play = play_at(memory_case, memory_case.where)
+    state, _ = run(play, play.init(), 1, range(5))
+    caches = [leaf for leaf in leaves(state) if isinstance(leaf, KVCache)]
+    assert bool(caches) == (play.method.kind == "kv")
+
+
+def test_state_comparison_sees_a_difference(memory_case: Case):
+    play = play_at(memory_case, memory_case.where)
+    assert not same(run(play, play.init(), 1, range(5))[0], run(play, play.init(), 2, range(5))[0])
