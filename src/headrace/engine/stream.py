@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,23 +13,14 @@ import numpy as np
 import torch
 
 from headrace.engine import saving
-from headrace.engine.decoding import Chooser, Detokenizer
+from headrace.engine.answering import Prompt, Said, answer
 from headrace.engine.pipeline import Pipeline
 from headrace.engine.state import StreamState, fork
-from headrace.engine.step import MemoryBudgetError, Stopwatch, advance, answered, framed, replay, see
-from headrace.protocols import Context
-from headrace.types import Answer, Cursor, Event, Frame, ModelSpec, Query, Report, Segment, Span, Token, join
+from headrace.engine.step import MemoryBudgetError, advance, answered
+from headrace.types import Answer, Event, Frame, ModelSpec, Query, Report, Span, Token, join
 
 if TYPE_CHECKING:
     from headrace.engine.engine import Engine
-
-
-@dataclass(frozen=True, slots=True)
-class _Prompt:
-    """What a question is answered from: the state at its moment, and a Context on its memory."""
-
-    state: StreamState
-    context: Context
 
 
 class Stream:
@@ -57,6 +48,7 @@ class Stream:
         self._budget_bytes = budget_bytes
         self._lock = threading.RLock()
         self._closed = False
+        self._remembering = False
         self.report: Report | None = None
         if pipeline.speaker.reads_hidden and pipeline.memory.kind == "tokens":
             raise ValueError(
@@ -102,6 +94,7 @@ class Stream:
         frame = frame if isinstance(frame, Frame) else self._framed(frame)
         with self._lock, torch.no_grad():
             self._check_open()
+            self._check_free()
             pending = (*self._state.pending, frame)
             seen = replace(self._state, num_frames=self._state.num_frames + 1, time_s=frame.time_s)
             if len(pending) < self._step_frames:
@@ -136,11 +129,11 @@ class Stream:
         Raises:
             ValueError: An option is wrong, no frame was pushed yet, or the stream is closed.
         """
-        answer = None
+        found = None
         for part in self.ask_live(question, **options):
-            answer = part if isinstance(part, Answer) else answer
-        assert answer is not None
-        return answer
+            found = part if isinstance(part, Answer) else found
+        assert found is not None
+        return found
 
     def ask_live(self, question: str | Query, **options: Any) -> Iterator[Token | Answer]:
         """Answer token by token; the last item is the Answer. Same arguments and errors as ``ask``.
@@ -151,13 +144,19 @@ class Stream:
         start = time.perf_counter()
         if query.remember:
             return self._ask_remembered(query, start)
-        return self._answer(query, self._prompt(query), start)
+        return self._ask(query, self._prompt(query), start)
+
+    def _ask(self, query: Query, prompt: Prompt, start: float) -> Iterator[Token | Answer]:
+        for part in answer(self.pipeline, self._backbone, query, prompt, start=start):
+            if isinstance(part, Said) and query.remember:
+                self._remember(part)
+            yield part.answer if isinstance(part, Said) else part
 
     def _ask_remembered(self, query: Query, start: float) -> Iterator[Token | Answer]:
         with self._lock:
-            yield from self._answer(query, self._prompt(query), start)
+            yield from self._ask(query, self._prompt(query), start)
 
-    def _prompt(self, query: Query) -> _Prompt:
+    def _prompt(self, query: Query) -> Prompt:
         """Take a snapshot to answer from; pending frames are seen by the question but stay pending."""
         with self._lock, torch.no_grad():
             self._check_open()
@@ -166,89 +165,23 @@ class Stream:
             self._backbone.turn(query.text, self._state.cursor)
             if query.remember and self._state.pending:
                 self._step(replace(self._state, pending=()), self._state.pending)
-            state, spec = self._state, self._backbone.spec
-            context = self.pipeline.memory.read(state.memory, spec, query=True)
+            state, memory = self._state, self.pipeline.memory
+            context = memory.read(state.memory, self.spec, query=True)
             if state.pending:
                 state = replace(state, encoder=fork(state.encoder), compressor=fork(state.compressor))
-        return _Prompt(state, context)
+                if memory.kind == "tokens":
+                    state = replace(state, memory=fork(state.memory))
+        return Prompt(state, context)
 
-    def _answer(self, query: Query, prompt: _Prompt, start: float) -> Iterator[Token | Answer]:
-        """Run the prompt, decode, and remember if asked to."""
-        state, context, backbone = prompt.state, prompt.context, self._backbone
-        with torch.no_grad():
-            cursor = self._show_past(state, context)
-            closing = backbone.close_clip(cursor)
-            turn = backbone.turn(query.text, cursor)
-            asked = turn if closing is None else join([closing, turn])
-            placed, cursor = backbone.place(cursor, asked)
-            hidden = backbone.extend(placed, context, outputs=1, watch=query.evidence > 0)
-            choose, text = Chooser(query), Detokenizer(backbone.decode, query.stop)
-            ids: list[int] = []
-            num_run = 0
-            token = choose(backbone.logits(hidden)[-1])
-        first_ms, finish = 1000 * (time.perf_counter() - start), "length"
-        while True:
-            if token in backbone.spec.stop_ids:
-                finish = "stop"
-                break
-            ids.append(token)
-            part = text.add(token)
-            yield Token(token, part)
-            if text.stopped:
-                finish = "stop"
-            last = text.stopped or len(ids) == query.max_tokens
-            if last and not query.remember:
-                break
-            with torch.no_grad():
-                placed, cursor = backbone.place(cursor, backbone.embed([token], turn=cursor.turn))
-                hidden = backbone.extend(placed, context, outputs=0 if last else 1)
-                num_run += 1
-                if last:
-                    break
-                token = choose(backbone.logits(hidden)[-1])
-        if rest := text.finish():
-            yield Token(-1, rest)
-        span = context.finish()
-        if query.remember:
-            self._remember(asked, ids, span, cursor)
-        yield Answer(
-            question=query.text,
-            text=text.text.strip(),
-            tokens=tuple(ids),
-            time_s=state.time_s,
-            frames_seen=state.num_frames,
-            first_token_ms=first_ms,
-            total_ms=1000 * (time.perf_counter() - start),
-            prompt_rows=len(span.segment) - num_run,
-            finish=finish,
-            evidence=span.attention.moments(query.evidence) if span.attention is not None else (),
-        )
-
-    def _show_past(self, state: StreamState, context: Context) -> Cursor:
-        """Bring the Context to the moment of the question: a token memory's frames, then pending ones."""
-        cursor, memory = state.cursor, state.memory
-        tokens = None
-        if state.pending:
-            _, _, tokens, _ = see(self.pipeline, self._backbone, state, state.pending, Stopwatch(self._backbone))
-            segment = self._backbone.wrap(tokens, cursor)
-        if self.pipeline.memory.kind == "tokens":
-            if tokens is not None:
-                memory = self.pipeline.memory.write(memory, Span(segment=segment, tokens=tokens))
-            return replay(self.pipeline, self._backbone, self.pipeline.memory.recall(memory), context)
-        if tokens is None:
-            return cursor
-        segment, cursor = self._backbone.place(cursor, segment)
-        self._backbone.extend(segment, context, pruner=self.pipeline.pruner, outputs=0)
-        return framed(cursor)
-
-    def _remember(self, asked: Segment, ids: Sequence[int], span: Span, cursor: Cursor) -> None:
+    def _remember(self, said: Said) -> None:
         """Write a question and its answer into the memory."""
+        span, cursor, memory = said.span, said.cursor, self.pipeline.memory
         with torch.no_grad():
-            if self.pipeline.memory.kind == "tokens":
-                rows = [asked] if not ids else [asked, self._backbone.embed(ids, turn=cursor.turn)]
-                span, cursor = Span(segment=join(rows)), self._state.cursor
-            memory = self.pipeline.memory.write(self._state.memory, span)
-            self._state = replace(self._state, memory=memory, cursor=answered(cursor))
+            if memory.kind == "tokens":
+                ids, cursor = said.answer.tokens, self._state.cursor
+                rows = [said.asked, self._backbone.embed(ids, turn=cursor.turn)] if ids else [said.asked]
+                span = Span(segment=join(rows))
+            self._state = replace(self._state, memory=memory.write(self._state.memory, span), cursor=answered(cursor))
 
     def fork(self) -> Stream:
         """Start another stream with the same past; sealed blocks are shared, both go their own way."""
@@ -282,6 +215,11 @@ class Stream:
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError("this stream is closed; open another")
+
+    def _check_free(self) -> None:
+        """The lock lets the thread pass that iterates a remembered answer; nothing may come in between."""
+        if self._remembering:
+            raise ValueError("this stream is writing down an answer; iterate that to its end first")
 
     def _framed(self, image: Any) -> Frame:
         if not isinstance(image, np.ndarray | torch.Tensor):

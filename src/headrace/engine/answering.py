@@ -1,0 +1,118 @@
+"""Answering a question from a snapshot: show what is left to show, ask, decode."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from headrace.engine.decoding import Chooser, Detokenizer
+from headrace.engine.pipeline import Pipeline
+from headrace.engine.state import StreamState
+from headrace.engine.step import Stopwatch, framed, replay, see
+from headrace.protocols import Backbone, Context
+from headrace.types import Answer, Cursor, Query, Segment, Span, Token, join
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a question is answered from: the state at its moment, and a Context on its memory."""
+
+    state: StreamState
+    context: Context
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An answer, and what a memory needs to remember it.
+
+    Attributes:
+        answer: The answer.
+        asked: The question's rows, ids relative.
+        span: Everything the Context took in.
+        cursor: The cursor behind the answer.
+    """
+
+    answer: Answer
+    asked: Segment
+    span: Span
+    cursor: Cursor
+
+
+def answer(
+    pipeline: Pipeline, backbone: Backbone, query: Query, prompt: Prompt, *, start: float
+) -> Iterator[Token | Said]:
+    """Answer token by token; the last item is what was said. Touches nothing but the prompt's Context.
+
+    Args:
+        pipeline: What runs.
+        backbone: The model.
+        query: The question and how to decode.
+        prompt: What it is answered from; used up by it.
+        start: When the question came, on ``time.perf_counter``.
+    """
+    context = prompt.context
+    with torch.no_grad():
+        cursor = _show_past(pipeline, backbone, prompt)
+        closing, turn = backbone.close_clip(cursor), backbone.turn(query.text, cursor)
+        asked = turn if closing is None else join([closing, turn])
+        placed, cursor = backbone.place(cursor, asked)
+        hidden = backbone.extend(placed, context, outputs=1, watch=query.evidence > 0)
+        choose, text = Chooser(query), Detokenizer(backbone.decode, query.stop)
+        token = choose(backbone.logits(hidden)[-1])
+    first_token_ms = 1000 * (time.perf_counter() - start)
+    ids: list[int] = []
+    num_run, finish = 0, "length"
+    while True:
+        if token in backbone.spec.stop_ids:
+            finish = "stop"
+            break
+        ids.append(token)
+        yield Token(token, text.add(token))
+        finish = "stop" if text.stopped else finish
+        last = text.stopped or len(ids) == query.max_tokens
+        if last and not query.remember:
+            break
+        with torch.no_grad():
+            row, cursor = backbone.place(cursor, backbone.embed([token], turn=cursor.turn))
+            hidden = backbone.extend(row, context, outputs=0 if last else 1)
+            num_run += 1
+            if last:
+                break
+            token = choose(backbone.logits(hidden)[-1])
+    if rest := text.finish():
+        yield Token(-1, rest)
+    span = context.finish()
+    found = Answer(
+        question=query.text,
+        text=text.text.strip(),
+        tokens=tuple(ids),
+        time_s=prompt.state.time_s,
+        frames_seen=prompt.state.num_frames,
+        first_token_ms=first_token_ms,
+        total_ms=1000 * (time.perf_counter() - start),
+        prompt_rows=len(span.segment) - num_run,
+        finish=finish,
+        evidence=span.attention.moments(query.evidence) if span.attention is not None else (),
+    )
+    yield Said(found, asked, span, cursor)
+
+
+def _show_past(pipeline: Pipeline, backbone: Backbone, prompt: Prompt) -> Cursor:
+    """Bring the Context to the question's moment: a token memory's frames, then frames that wait for their step."""
+    state, context = prompt.state, prompt.context
+    cursor, memory, segment = state.cursor, state.memory, None
+    if state.pending:
+        _, _, tokens, _ = see(pipeline, backbone, state, state.pending, Stopwatch(backbone))
+        segment = backbone.wrap(tokens, cursor)
+        if pipeline.memory.kind == "tokens":
+            memory = pipeline.memory.write(memory, Span(segment=segment, tokens=tokens))
+    if pipeline.memory.kind == "tokens":
+        return replay(pipeline, backbone, pipeline.memory.recall(memory), context)
+    if segment is None:
+        return cursor
+    segment, cursor = backbone.place(cursor, segment)
+    backbone.extend(segment, context, pruner=pipeline.pruner, outputs=0)
+    return framed(cursor)
