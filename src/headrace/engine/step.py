@@ -20,6 +20,7 @@ from headrace.types import (
     Frame,
     Keep,
     Merge,
+    ModelSpec,
     Observation,
     Replace,
     Report,
@@ -87,7 +88,9 @@ def advance(
     Raises:
         MemoryBudgetError: The rows would not fit; the state is unchanged.
     """
-    check_budget(pipeline, backbone, state.memory, len(frames), budget_bytes)
+    spec = backbone.spec
+    most = len(frames) * (spec.grid[0] * spec.grid[1] + 1)
+    check_budget(pipeline, spec, state.memory, most, budget_bytes)
     watch = Stopwatch(backbone)
     encoder, compressor, tokens, num_in = see(pipeline, backbone, state, frames, watch)
     segment, cursor = backbone.wrap(tokens, state.cursor), state.cursor
@@ -136,19 +139,24 @@ def answered(cursor: Cursor) -> Cursor:
     return replace(cursor, clip_open=False, answered=True, turn=cursor.turn + 1)
 
 
-def check_budget(
-    pipeline: Pipeline, backbone: Backbone, memory: Any, num_frames: int, budget_bytes: int | None
-) -> None:
-    """Refuse frames that might not fit a memory that grows without end, before anything is done with them.
+def check_budget(pipeline: Pipeline, spec: ModelSpec, memory: Any, num_rows: int, budget_bytes: int | None) -> None:
+    """Refuse rows that might not fit a memory that grows without end, before anything is done with them.
+
+    Args:
+        pipeline: What runs.
+        spec: The model.
+        memory: State of the memory.
+        num_rows: The most rows that may be added.
+        budget_bytes: The most bytes the memory may hold, None for no limit.
 
     Raises:
-        MemoryBudgetError: Uncompressed, they would not fit.
+        MemoryBudgetError: They might not fit.
     """
-    spec = backbone.spec
     if budget_bytes is None or pipeline.memory.bound_bytes(spec) is not None:
         return
     held = pipeline.memory.num_bytes(memory)
-    step = num_frames * (spec.grid[0] * spec.grid[1] + 1) * spec.row_bytes * 3 // 2
+    notes = 8 * spec.layers + 21 + 8 * spec.position_rows  # what the cache notes of a row beside keys and values
+    step = num_rows * (spec.row_bytes * 3 // 2 + notes)
     if held + step > budget_bytes:
         raise MemoryBudgetError(
             f"memory budget: {held / 2**20:.1f} MB are held and the next step may need {step / 2**20:.2f} MB, more than"

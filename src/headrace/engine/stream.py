@@ -16,7 +16,7 @@ from headrace.engine import saving
 from headrace.engine.answering import Prompt, Said, answer
 from headrace.engine.pipeline import Pipeline
 from headrace.engine.state import StreamState, fork
-from headrace.engine.step import MemoryBudgetError, advance, answered
+from headrace.engine.step import MemoryBudgetError, advance, answered, check_budget
 from headrace.types import Answer, Event, Frame, ModelSpec, Query, Report, Span, Token, join
 
 if TYPE_CHECKING:
@@ -91,10 +91,12 @@ class Stream:
             ValueError: The frame is no picture, or the stream is closed.
             MemoryBudgetError: There is no room left; the frame was not taken.
         """
-        frame = frame if isinstance(frame, Frame) else self._framed(frame)
         with self._lock, torch.no_grad():
             self._check_open()
             self._check_free()
+            frame = frame if isinstance(frame, Frame) else self._framed(frame)
+            if not frame.image.numel():
+                raise ValueError("push: the picture is empty; takes a Frame or a uint8 (H, W, 3) picture")
             pending = (*self._state.pending, frame)
             seen = replace(self._state, num_frames=self._state.num_frames + 1, time_s=frame.time_s)
             if len(pending) < self._step_frames:
@@ -121,13 +123,14 @@ class Stream:
 
         Args:
             question: A text, or a Query.
-            **options: Fields of ``Query`` when a text is given: max_tokens, temperature, top_p, seed, stop, remember.
+            **options: Fields of ``Query``: max_tokens, temperature, top_p, seed, stop, remember, evidence.
 
         Returns:
             The answer. The stream's memory is untouched unless ``remember`` was set.
 
         Raises:
             ValueError: An option is wrong, no frame was pushed yet, or the stream is closed.
+            MemoryBudgetError: There is no room to remember the longest answer; nothing was asked.
         """
         found = None
         for part in self.ask_live(question, **options):
@@ -140,7 +143,7 @@ class Stream:
 
         A remembered question holds the stream until it has been iterated to its end, by the thread that began it.
         """
-        query = question if isinstance(question, Query) else Query(question, **options)
+        query = replace(question, **options) if isinstance(question, Query) else Query(question, **options)
         start = time.perf_counter()
         if query.remember:
             return self._ask_remembered(query, start)
@@ -154,7 +157,12 @@ class Stream:
 
     def _ask_remembered(self, query: Query, start: float) -> Iterator[Token | Answer]:
         with self._lock:
-            yield from self._ask(query, self._prompt(query), start)
+            self._check_free()
+            self._remembering = True
+            try:
+                yield from self._ask(query, self._prompt(query), start)
+            finally:
+                self._remembering = False
 
     def _prompt(self, query: Query) -> Prompt:
         """Take a snapshot to answer from; pending frames are seen by the question but stay pending."""
@@ -162,15 +170,17 @@ class Stream:
             self._check_open()
             if not self._state.num_frames:
                 raise ValueError("question: no frame has been pushed yet; push at least one before asking")
-            self._backbone.turn(query.text, self._state.cursor)
+            num_rows = 1 + len(self._backbone.turn(query.text, self._state.cursor)) + query.max_tokens
             if query.remember and self._state.pending:
                 self._step(replace(self._state, pending=()), self._state.pending)
+            if query.remember:
+                check_budget(self.pipeline, self.spec, self._state.memory, num_rows, self._budget_bytes)
             state, memory = self._state, self.pipeline.memory
             context = memory.read(state.memory, self.spec, query=True)
             if state.pending:
                 state = replace(state, encoder=fork(state.encoder), compressor=fork(state.compressor))
-                if memory.kind == "tokens":
-                    state = replace(state, memory=fork(state.memory))
+            if memory.kind == "tokens":  # read outside the lock, while a push may write to the stream's own
+                state = replace(state, memory=fork(state.memory))
         return Prompt(state, context)
 
     def _remember(self, said: Said) -> None:
@@ -222,11 +232,17 @@ class Stream:
             raise ValueError("this stream is writing down an answer; iterate that to its end first")
 
     def _framed(self, image: Any) -> Frame:
-        if not isinstance(image, np.ndarray | torch.Tensor):
-            raise ValueError(f"push: takes a Frame or a uint8 (H, W, 3) picture, not {type(image).__name__}")
+        """Make a frame of a picture; copied, because cameras hand out the same buffer again."""
+        if isinstance(image, np.ndarray) and image.dtype == np.uint8:
+            image = torch.from_numpy(image.copy())
+        elif isinstance(image, torch.Tensor):
+            image = image.clone()
+        else:
+            what = f"array of {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
+            raise ValueError(f"push: takes a Frame or a uint8 (H, W, 3) picture, not {what}")
         index = self._state.num_frames
         time_s = 0.0 if index == 0 else self._state.time_s + 1.0
-        return Frame(index, time_s, torch.as_tensor(image))
+        return Frame(index, time_s, image)
 
     def _start(self) -> StreamState:
         """The state of an empty stream: every method's start, and the prefix in the memory."""
@@ -240,6 +256,7 @@ class Stream:
         if methods.memory.kind == "tokens":
             return state
         segment, cursor = self._backbone.place(state.cursor, self._backbone.open())
+        check_budget(methods, spec, state.memory, len(segment), self._budget_bytes)
         context = methods.memory.read(state.memory, spec, query=False)
         self._backbone.extend(segment, context, outputs=0)
         return replace(state, memory=methods.memory.write(state.memory, context.finish()), cursor=cursor)
