@@ -59,12 +59,33 @@ class KVCache:
 
         Args:
             span: Its layers hold (G, T, D) keys and values; ``rotated`` is either always or never given.
+
+        Raises:
+            ValueError: The span does not fit the model, itself, or what the cache holds.
         """
+        self._check_span(span)
         first = self.table.stop
         grown = [self._extended(layer, rows, first) for layer, rows in enumerate(span.layers)]
         self.table.append(span.segment)
         self._runs = [runs for runs, _ in grown]
         self._open = [block for _, block in grown]
+
+    def _check_span(self, span: Span) -> None:
+        seg, num, model = span.segment, len(span.segment), self.spec
+        if seg.ids.shape != (model.position_rows, num) or any(len(x) != num for x in (seg.kind, seg.frame, seg.time_s)):
+            raise ValueError(f"append: ids, kinds, frames or times do not fit the segment's {num} rows")
+        if len(span.layers) != model.layers:
+            raise ValueError(f"append: the span has {len(span.layers)} layers, the model {model.layers}")
+        for layer, part in enumerate(span.layers):
+            shape = (model.kv_heads, len(part.rows), model.head_dim)
+            if any(x is not None and x.shape != shape for x in (part.keys, part.values, part.rotated)):
+                raise ValueError(f"append: layer {layer}: keys and values must be {shape}")
+            rows = part.rows
+            if len(rows) and (rows[0] < 0 or rows[-1] >= num or bool((rows.diff() <= 0).any())):
+                raise ValueError(f"append: layer {layer}: rows must ascend within the segment's {num}")
+            runs = self._runs[layer]
+            if runs and (runs[-1].block.rotated is None) != (part.rotated is None):
+                raise ValueError(f"append: layer {layer}: rotated keys are given either always or never")
 
     def _extended(self, layer: int, span: LayerSpan, first_row: int) -> tuple[tuple[Run, ...], Block | None]:
         runs, block = list(self._runs[layer]), self._open[layer]
@@ -112,8 +133,10 @@ class KVCache:
             rows: Per layer (K,) int64 ascending row numbers, all of them held.
 
         Raises:
-            ValueError: A row is not in the layer, or the rows do not ascend.
+            ValueError: A row is not in the layer, or the rows do not ascend, or a layer is missing.
         """
+        if len(rows) != self.spec.layers:
+            raise ValueError(f"select: rows for {len(rows)} layers, the model has {self.spec.layers}")
         layers: list[LayerSpan | None] = []
         for layer, wanted in enumerate(rows):
             runs = self._runs[layer]
