@@ -117,7 +117,7 @@ class RowTable:
 
     def drop_after(self, row: int) -> None:
         """Forget ``row`` and all rows after it. Their numbers are used again."""
-        self.stop = max(row, self.first)
+        self.stop = min(self.stop, max(row, self.first))
         keep = -(-(self.stop - self.base) // self.chunk_rows)
         self.chunks = self.chunks[:keep]
         self._own_last()
