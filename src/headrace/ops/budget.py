@@ -12,8 +12,8 @@ def check_keep(keep: int | float) -> None:
     Raises:
         ValueError: It is neither.
     """
-    if isinstance(keep, bool) or (isinstance(keep, int) and keep < 1):
-        raise ValueError(f"keep: {keep} is no budget; give tokens per frame (60) or a fraction (0.3)")
+    if isinstance(keep, bool) or not isinstance(keep, int | float) or (isinstance(keep, int) and keep < 1):
+        raise ValueError(f"keep: {keep!r} is no budget; give tokens per frame (60) or a fraction (0.3)")
     if isinstance(keep, float) and not 0 < keep <= 1:
         raise ValueError(f"keep: {keep} is no fraction above 0 and up to 1.0; a whole number counts tokens (60)")
 
