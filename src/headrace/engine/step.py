@@ -102,8 +102,9 @@ def advance(
         with watch.stage("prefill"):
             segment, cursor = backbone.place(cursor, segment)
             context = pipeline.memory.read(memory, backbone.spec, query=False)
-            outputs = None if pipeline.speaker.reads_hidden else 0
-            hidden = backbone.extend(segment, context, pruner=pipeline.pruner, outputs=outputs)
+            reads = pipeline.speaker.reads_hidden
+            rows = backbone.extend(segment, context, pruner=pipeline.pruner, outputs=None if reads else 0)
+            hidden = rows if reads else None
             memory = pipeline.memory.write(memory, context.finish())
     with watch.stage("speak"):
         seen = Observation(frames[-1].index, frames[-1].time_s, hidden, tokens)
