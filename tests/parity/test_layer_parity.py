@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor
 from headrace.backbones import plain
 from headrace.backbones.decoder import extend
 from headrace.cache import CacheContext
+from headrace.engine import Engine, Pipeline
 from headrace.types import Cursor, Kind, Segment, join
-from parity.models import QUESTION, Tiny, frames, random_model, tiny
+from parity.models import QUESTION, Recorder, Tiny, frames, random_model, tiny
 
 TOLERANCE = 1e-4
 
@@ -22,6 +24,7 @@ class DropAfter:
     """Keep the given share of the visual rows after some layers."""
 
     every: dict[int, int]
+    causal: ClassVar[bool] = True
 
     def keep(self, layer: int, h: Tensor, visual: Tensor) -> Tensor | None:
         if layer not in self.every:
@@ -85,6 +88,25 @@ def test_a_pruner_equals_the_layers_on_the_kept_rows(clip, drops):
     assert lengths[0] == len(segment)
     assert lengths == sorted(lengths, reverse=True)
     assert lengths[-1] == len(got)
+
+
+@pytest.mark.parametrize("clip", ["video", "frame"])
+@pytest.mark.parametrize("chunk", [1, 3, 6])
+@pytest.mark.parametrize("drops", [{0: 2}, {1: 4}, {0: 2, 1: 2}])
+def test_a_pruned_stream_equals_one_pass_over_the_layers(clip, chunk, drops):
+    """Layers of different lengths in the cache; a question sees in each layer what that layer kept."""
+    model, pruner = tiny(clip, seed=1), DropAfter(drops)
+    recorder = Recorder(model.engine.backbone)
+    pipeline = replace(Pipeline.parse("full+keep_all", chunk_frames=chunk), pruner=pruner)
+    stream = Engine(recorder).open(pipeline)
+    for frame in frames(6):
+        stream.push(frame)
+    cache = stream.state.memory.cache
+    cache.check()
+    assert cache.num_rows(0) > cache.num_rows(2)
+    stream.ask(QUESTION, max_tokens=1)
+    want = model.engine.backbone.logits(by_hand(model, prompt(model, 6), pruner))
+    assert close(recorder.logits_of_all, want)
 
 
 def test_the_last_layer_is_never_pruned():

@@ -1,0 +1,135 @@
+"""What to run and where: pipelines, their settings, devices and types, and streams that speak by themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+import headrace
+from headrace.engine import Engine, Pipeline
+from headrace.types import Decision, Event, Observation
+from parity.models import QUESTION, frames, tiny
+
+
+@dataclass(frozen=True)
+class Loud:
+    """Speaks after every ``every``-th step; its state counts steps."""
+
+    every: int = 3
+    reads_hidden: bool = False
+    causal: ClassVar[bool] = True
+
+    def init(self, spec: Any) -> int:
+        return 0
+
+    def step(self, state: int, seen: Observation) -> tuple[int, Decision]:
+        assert (seen.hidden is not None) == self.reads_hidden
+        if self.reads_hidden:
+            assert seen.hidden.shape[1] == 32
+            assert len(seen.hidden) >= len(seen.tokens)
+        return state + 1, Decision((state + 1) % self.every == 0, "w5 w6", 0.75)
+
+
+def speaking(**options) -> Pipeline:
+    return replace(Pipeline.parse(options.pop("text", "full")), speaker=Loud(**options))
+
+
+def test_what_runs_by_default():
+    assert str(Pipeline.parse()) == (
+        "encoder=dense() compressor=keep_all() memory=full(positions='auto') speaker=on_request() chunk_frames=1"
+    )
+    assert str(Pipeline.parse("dense")) == str(Pipeline.parse("full+keep_all"))
+
+
+def test_names_and_settings():
+    made = Pipeline.parse("recent:3+uniform:0.5", ["memory.turn_rows=7", "compressor.keep=2"], chunk_frames=4)
+    assert (made.memory.frames, made.memory.turn_rows, made.compressor.keep, made.chunk_frames) == (3, 7, 2, 4)
+    assert set(made.methods()) == {"encoder", "compressor", "memory", "speaker"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (["memory.nothing=1"], "nothing"),
+        (["nobody.keep=1"], "nobody"),
+        (["keep=1"], "keep"),
+        (["compressor.keep"], "compressor.keep"),
+        (["compressor.keep=lots"], "keep"),
+        (["compressor.keep=-1"], "keep"),
+        (["pruner.keep=1"], "pruner"),
+    ],
+)
+def test_wrong_settings_are_named(settings, named):
+    with pytest.raises(ValueError, match=named) as raised:
+        Pipeline.parse("full+uniform", settings)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_method_that_looks_ahead_is_kept_out_of_streams():
+    class Later(type(Pipeline.parse("full+uniform").compressor)):
+        causal = False
+
+    with pytest.raises(ValueError, match="have not come yet"):
+        replace(Pipeline.parse("full"), compressor=Later())
+
+
+def test_a_stream_speaks_when_its_speaker_says_so():
+    stream = tiny(seed=1).engine.open(speaking())
+    heard: list[Event] = []
+    for frame in frames(7):
+        events = stream.push(frame)
+        assert len(events) == (frame.index % 3 == 2)
+        heard += events
+    assert [event.time_s for event in heard] == [2.0, 5.0]
+    assert all(event.decision == Decision(True, "w5 w6", 0.75) for event in heard)
+    alone = tiny(seed=1).engine.open("full")
+    for frame in frames(3):
+        alone.push(frame)
+    assert heard[0].answer.tokens == alone.ask("w5 w6").tokens
+    assert heard[0].answer.frames_seen == 3
+    assert stream.state.speaker == 7
+
+
+@pytest.mark.parametrize("chunk", [1, 2])
+def test_a_speaker_may_read_the_decoders_rows(chunk):
+    pipeline = replace(speaking(reads_hidden=True, every=2), chunk_frames=chunk)
+    stream = tiny(seed=1).engine.open(pipeline)
+    assert sum(len(stream.push(frame)) for frame in frames(8)) == 8 // chunk // 2
+
+
+def test_a_speaker_that_reads_rows_needs_a_memory_that_runs_them():
+    with pytest.raises(ValueError, match="token memory"):
+        tiny(seed=1).engine.open(speaking(text="recent", reads_hidden=True))
+
+
+def test_streams_of_one_engine_may_run_different_pipelines():
+    engine = tiny(seed=1).engine
+    streams = [engine.open(text) for text in ("full", "recent:32", "streamingllm:2048")]
+    for frame in frames(5):
+        for stream in streams:
+            stream.push(frame)
+    answers = {stream.ask(QUESTION, max_tokens=8).tokens for stream in streams}
+    assert len(answers) == 1, "with room for all, all memories are the same"
+
+
+def test_what_the_package_shows():
+    assert headrace.Engine is Engine
+    assert headrace.Pipeline is Pipeline
+    assert set(headrace.__all__) <= {*dir(headrace), "Answer", "Frame", "Query", "Engine", "Pipeline", "Stream", "load"}
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        headrace.Nothing  # noqa: B018
+
+
+def test_auto_takes_what_there_is():
+    from headrace.engine.engine import choose_device, choose_dtype
+
+    here = choose_device("auto")
+    assert here.type == (
+        "cpu" if not torch.accelerator.is_available() else torch.accelerator.current_accelerator().type
+    )
+    assert choose_dtype("auto", torch.device("cpu"), "nano") == torch.float32
+    assert choose_dtype("auto", torch.device("cpu"), "a/b") in (torch.float32, torch.bfloat16)
+    assert choose_dtype("auto", torch.device("meta"), "a/b") == torch.bfloat16
