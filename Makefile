@@ -39,8 +39,9 @@ format: $(READY) ## Sort imports, fix what ruff can fix, format
 	@$(BIN)/python -m ruff check --fix .
 	@$(BIN)/python -m ruff format .
 
-bench: $(READY) ## Measure what the engine adds to the bare model
-	@$(BIN)/headrace bench overhead
+bench: $(READY) ## Measure overhead and accuracy, and rebuild the tables of the README
+	@$(BIN)/headrace bench overhead --save docs/results/overhead.json --readme README.md
+	@$(BIN)/headrace bench accuracy --readme README.md
 
 nano: $(READY) ## Train the embedded model
 	@$(BIN)/headrace train nano

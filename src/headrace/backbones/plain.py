@@ -156,11 +156,13 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def shape_config(name: str) -> LlavaOnevisionConfig:
-    """Return the real shape of a released model, for benchmarks with random weights.
+    """Return the real shape of a released model, for benchmarks with random weights; ``tiny`` is a test's.
 
     Raises:
         ValueError: The name is not in ``SHAPES``.
     """
+    if name == "tiny":
+        return tiny_config(64)
     if name not in SHAPES:
         raise ValueError(f"unknown model shape {name!r}; known: {', '.join(SHAPES)}")
     return llava_onevision_config(

@@ -62,6 +62,84 @@ def overhead(
         replace_between(readme, "bench:overhead", text)
 
 
+@app.command("accuracy")
+@clean
+def accuracy(
+    context: typer.Context,
+    *,
+    pipelines: Annotated[
+        str, typer.Option(help="Pipelines with commas between them; also majority, text-only, oracle:KEEP.")
+    ] = "dense,recent:4,streamingllm:1024,uniform:0.3,random:0.3,oracle:0.3,text-only,majority",
+    level: Annotated[str, typer.Option(help="Level of the world.")] = "standard",
+    seeds: Annotated[int, typer.Option(min=1, help="Streams.")] = 3,
+    seconds: Annotated[float, typer.Option(help="Length of a stream.")] = 60.0,
+    every: Annotated[float, typer.Option(help="Seconds between moments of asking.")] = 4.0,
+    exact: Annotated[bool, typer.Option("--exact", help="Watch exact pixels instead of an H.264 file.")] = False,
+    model: options.Model = "nano",
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    save: Annotated[Path | None, typer.Option(help="JSON-lines file to keep rows in; a re-run goes on.")] = None,
+    readme: Annotated[Path | None, typer.Option(help="Rebuild the table in this Markdown file.")] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Measure what each pipeline answers right on long synthetic streams, and what it costs.
+
+    Example: headrace bench accuracy --pipelines dense,recent:4,uniform:0.3 --seeds 2
+    """
+    from headrace.bench.accuracy import Setting, majority_row, run_seed
+    from headrace.bench.ledger import Ledger, summarise
+    from headrace.bench.machine import machine
+    from headrace.bench.table import replace_between
+    from headrace.engine import load
+
+    out = Output(as_json=as_json, verbosity=context.obj.verbosity)
+    setting = Setting(level=level, seconds=seconds, every_s=every, h264=not exact)
+    names = list(dict.fromkeys(name.strip() for name in pipelines.split(",") if name.strip()))
+    engine = load(model, dtype=dtype, device=device)
+    ledger = Ledger(save, engine.backbone.spec.fingerprint, setting)
+    for seed in range(seeds):
+        missing = [name for name in names if not ledger.has(name, seed)]
+        if "majority" in missing:
+            ledger.add(majority_row(seed, setting))
+            missing.remove("majority")
+        if missing:
+            with out.progress(f"stream {seed + 1} of {seeds}", int(seconds * 2)) as move:
+                for row in run_seed(engine, missing, seed, setting, progress=move):
+                    ledger.add(row)
+    found = summarise(ledger.rows, names, seeds)
+    for result in found:
+        out.object("result", **result)
+    text = _accuracy_table(found, f"{model}, {level} level, {seeds} streams of {seconds:g} s", machine())
+    out.line(text)
+    if readme is not None:
+        replace_between(readme, "bench:accuracy", text)
+
+
+def _accuracy_table(found: list[dict[str, Any]], what: str, at: dict[str, Any]) -> str:
+    from headrace.bench.table import table
+
+    rows = []
+    for row in found:
+        kept = "" if row["retention"] is None else f"{row['retention']:.2f}"
+        rows.append(
+            [
+                f"`{row['pipeline']}`",
+                f"{100 * row['accuracy']:.1f} ± {100 * row['ci95']:.1f}",
+                kept,
+                f"{row['tokens_per_frame']:.0f}",
+                f"{row['ms_per_frame']:.1f}",
+                f"{row['memory_bytes'] / 2**20:.1f}",
+            ]
+        )
+    header = ["pipeline", "accuracy, % (95 %)", "of dense", "tokens per frame", "ms per frame", "memory, MiB"]
+    questions = found[0]["questions"] if found else 0
+    where = (
+        f"`headrace bench accuracy`: {what}, {questions} questions, mean over kinds; {at['cpu']},"
+        f" {at['threads']} threads, torch {at['torch']}, {at['date']}."
+    )
+    return table(header, rows) + "\n\n" + where
+
+
 def _table(result: dict[str, Any]) -> str:
     from headrace.bench.table import table
 

@@ -1,5 +1,6 @@
 """A synthetic world: an endless stream from a seed, with its own truth, questions and scoring."""
 
+from headrace.video.world.foreground import foreground
 from headrace.video.world.questions import KINDS, Question, View, choices, draw_pair, questions, vocabulary
 from headrace.video.world.render import render
 from headrace.video.world.score import Score, majority, matches, normalise, score
@@ -22,6 +23,7 @@ __all__ = [
     "WorldSource",
     "choices",
     "draw_pair",
+    "foreground",
     "frames",
     "majority",
     "matches",

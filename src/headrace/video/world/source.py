@@ -15,7 +15,7 @@ import torch
 from headrace.types import Frame
 from headrace.video.world.questions import questions
 from headrace.video.world.render import render
-from headrace.video.world.script import LEVELS, TICKS_PER_SECOND, World
+from headrace.video.world.script import LEVELS, TICKS_PER_SECOND, Level, World
 from headrace.video.world.watches import watches
 
 
@@ -110,6 +110,7 @@ def write_video(
     *,
     size: int = 256,
     every_s: float = 4.0,
+    level: Level | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write a world as an H.264 file and its questions as JSON beside it.
@@ -120,6 +121,7 @@ def write_video(
         seconds: Length, at least one frame (0.5 s).
         size: Height and width of the video in pixels, a multiple of the world's 128.
         every_s: A question of every kind is asked each time so many seconds have passed.
+        level: Level of the world; standard by default.
         progress: Called with (frames written, frames in all) after every frame.
 
     Returns:
@@ -128,7 +130,7 @@ def write_video(
     Raises:
         ValueError: The length or size is not possible, or the folder does not exist.
     """
-    path, world = Path(path), World(seed)
+    path, world = Path(path), World(seed, level or Level())
     total, scale = int(seconds * TICKS_PER_SECOND), size // world.level.size
     if total < 1:
         raise ValueError(f"seconds must be at least {1 / TICKS_PER_SECOND}, not {seconds}")

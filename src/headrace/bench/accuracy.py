@@ -1,0 +1,239 @@
+"""What a pipeline costs in accuracy: long synthetic streams, questions at their moments, truth beside each answer.
+
+All pipelines watch the same frames side by side. Frames that share an encoder are encoded once; what that took is
+counted for every pipeline that used it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headrace import registry, video
+from headrace.bench.rows import Given, Oracle
+from headrace.bench.statistics import Outcome
+from headrace.engine import Engine, Pipeline, Stream
+from headrace.engine.answering import Prompt, Said, answer
+from headrace.types import Frame, Query, VisualTokens
+from headrace.video.world import LEVELS, TICKS_PER_SECOND, Question, World, foreground, matches, questions, write_video
+
+FIRST_SEED = 1 << 29  # seeds from here up are neither trained on nor typed
+MAX_TOKENS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What is measured.
+
+    Attributes:
+        level: Level of the world.
+        seconds: Length of each stream.
+        every_s: Seconds between two moments of asking.
+        h264: Watch the stream through an H.264 file instead of its exact pixels.
+    """
+
+    level: str = "standard"
+    seconds: float = 60.0
+    every_s: float = 4.0
+    h264: bool = True
+
+    def __post_init__(self) -> None:
+        if self.level not in LEVELS:
+            raise ValueError(f"level: {self.level!r} is unknown; known: {', '.join(LEVELS)}")
+        if self.seconds < self.every_s or self.every_s < 1 / TICKS_PER_SECOND:
+            raise ValueError(f"seconds: {self.seconds:g} s hold no moment of asking, one every {self.every_s:g} s")
+
+
+@dataclass(slots=True)
+class Row:
+    """One pipeline on one stream.
+
+    Attributes:
+        name: The pipeline's text as given.
+        pipeline: The pipeline in full.
+        seed: Number of the stream.
+        outcomes: Every question, in order.
+        tokens_per_frame: Visual tokens kept per frame.
+        ms_per_frame: Milliseconds per frame, shared encoding included.
+        ms_per_question: Milliseconds per question.
+        memory_bytes: Bytes held at the end.
+    """
+
+    name: str
+    pipeline: str
+    seed: int
+    outcomes: list[Outcome] = field(default_factory=list)
+    tokens_per_frame: float = 0.0
+    ms_per_frame: float = 0.0
+    ms_per_question: float = 0.0
+    memory_bytes: int = 0
+
+
+def run_seed(
+    engine: Engine,
+    names: Sequence[str],
+    seed: int,
+    setting: Setting,
+    *,
+    progress: Callable[[], None] = lambda: None,
+) -> list[Row]:
+    """Run pipelines side by side over one stream.
+
+    Args:
+        engine: The model.
+        names: Pipeline texts; ``oracle:KEEP`` may stand for a compressor; ``text-only`` sees no frame.
+        seed: Number of the stream, counted from 0.
+        setting: What is measured.
+        progress: Called after every frame.
+
+    Returns:
+        One row per name.
+
+    Raises:
+        ValueError: A name is wrong.
+    """
+    world = World(FIRST_SEED + seed, LEVELS[setting.level])
+    lanes = [_Lane(engine, name, seed, world) for name in names]
+    encoders = {lane.encoder: lane.watched.encoder for lane in lanes if lane.watched is not None}
+    states = {key: method.init(engine.backbone.spec) for key, method in encoders.items()}
+    step = max(1, round(setting.every_s * TICKS_PER_SECOND))
+    num = int(setting.seconds * TICKS_PER_SECOND)
+    with torch.no_grad():
+        for frame in _frames(world, num, h264=setting.h264):
+            seen: dict[str, tuple[VisualTokens, float]] = {}
+            for key, method in encoders.items():
+                start = time.perf_counter()
+                states[key], tokens = method.step(states[key], [frame], engine.backbone)
+                seen[key] = (tokens, 1000 * (time.perf_counter() - start))
+            for lane in lanes:
+                lane.push(frame, seen)
+            if (frame.index + 1) % step == 0:
+                for question in questions(world, frame.index):
+                    assert question.time_s == frame.time_s, "a question may only rest on what has been seen"
+                    for lane in lanes:
+                        lane.ask(question)
+            progress()
+    return [lane.finish(num) for lane in lanes]
+
+
+def majority_row(seed: int, setting: Setting) -> Row:
+    """The guesser who gives each kind's most frequent answer, counted on other streams of the same level."""
+    guess, row = _common_answers(setting), Row("majority", "majority", seed)
+    for question in _asked(FIRST_SEED + seed, setting):
+        right = question.answer == guess.get(question.kind)
+        row.outcomes.append(Outcome(question.kind, seed, right))
+    return row
+
+
+@cache
+def _common_answers(setting: Setting) -> dict[str, str]:
+    tally: dict[str, Counter[str]] = defaultdict(Counter)
+    for number in range(16):
+        for question in _asked(FIRST_SEED - 1 - number, setting):
+            tally[question.kind][question.answer] += 1
+    return {kind: found.most_common(1)[0][0] for kind, found in tally.items()}
+
+
+def _asked(seed: int, setting: Setting) -> Iterator[Question]:
+    """Every question of a stream, in order."""
+    world, step = World(seed, LEVELS[setting.level]), max(1, round(setting.every_s * TICKS_PER_SECOND))
+    for tick in range(step - 1, int(setting.seconds * TICKS_PER_SECOND), step):
+        yield from questions(world, tick)
+
+
+def _frames(world: World, num: int, *, h264: bool) -> Iterator[Frame]:
+    """The stream's frames, numbered by tick."""
+    if not h264:
+        yield from video.world.frames(world, 0, num)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "stream.mp4"
+        write_video(path, world.seed, num / TICKS_PER_SECOND, level=world.level)
+        with video.open(path) as source:
+            yield from source
+
+
+class _Lane:
+    """One pipeline on one stream, fed with shared tokens."""
+
+    def __init__(self, engine: Engine, name: str, seed: int, world: World) -> None:
+        self._engine = engine
+        self._box: dict[int, VisualTokens] = {}
+        self.watched = None if name == "text-only" else _parse(name, world)
+        self.encoder = "" if self.watched is None else repr(self.watched.encoder)
+        given = dataclasses.replace(self.watched or Pipeline.parse("dense"), encoder=Given(tokens=self._box))
+        self._stream: Stream = engine.open(given)
+        self._row = Row(name, name if self.watched is None else str(self.watched), seed)
+        self._frames_ms: list[float] = []
+        self._asks_ms: list[float] = []
+        self._kept = 0
+
+    def push(self, frame: Frame, seen: dict[str, tuple[VisualTokens, float]]) -> None:
+        if self.watched is None:
+            return
+        tokens, encode_ms = seen[self.encoder]
+        self._box.clear()
+        self._box[frame.index] = tokens
+        self._stream.push(frame)
+        report = self._stream.report
+        assert report is not None
+        self._kept += report.tokens_kept
+        self._frames_ms.append(encode_ms + sum(report.stage_ms.values()))
+
+    def ask(self, question: Question) -> None:
+        query = Query(question.text, max_tokens=MAX_TOKENS, evidence=0)
+        start = time.perf_counter()
+        if self.watched is None:
+            text = _blind(self._engine, self._stream, query)
+        else:
+            found = self._stream.ask(query)
+            assert found.time_s == question.time_s
+            text = found.text
+        self._asks_ms.append(1000 * (time.perf_counter() - start))
+        self._row.outcomes.append(Outcome(question.kind, self._row.seed, matches(text, question.answer)))
+
+    def finish(self, num: int) -> Row:
+        self._row.tokens_per_frame = self._kept / num
+        self._row.ms_per_frame = sum(self._frames_ms) / num
+        self._row.ms_per_question = sum(self._asks_ms) / max(1, len(self._asks_ms))
+        self._row.memory_bytes = self._stream.pipeline.memory.num_bytes(self._stream.state.memory)
+        self._stream.close()
+        return self._row
+
+
+def _blind(engine: Engine, stream: Stream, query: Query) -> str:
+    """Answer from the question's words alone."""
+    memory = stream.pipeline.memory.read(stream.state.memory, engine.backbone.spec, query=True)
+    prompt = Prompt(stream.state, memory)
+    *_, said = answer(stream.pipeline, engine.backbone, query, prompt, start=time.perf_counter())
+    assert isinstance(said, Said)
+    return said.answer.text
+
+
+def _parse(name: str, world: World) -> Pipeline:
+    """Parse a pipeline text in which ``oracle:KEEP`` may stand for a compressor."""
+    parts = name.split("+")
+    oracles = [part for part in parts if part.partition(":")[0] == "oracle"]
+    if not oracles:
+        pipeline = Pipeline.parse(name)
+    else:
+        keep: Any = registry.parse_value(oracles[0].partition(":")[2])
+        rest = "+".join(part for part in parts if part not in oracles) or "dense"
+
+        def shown(index: int, grid: tuple[int, int]) -> Tensor:
+            return torch.from_numpy(foreground(world, index, grid)).flatten()
+
+        pipeline = dataclasses.replace(Pipeline.parse(rest), compressor=Oracle(keep=keep, foreground=shown))
+    if pipeline.chunk_frames != 1:
+        raise ValueError(f"pipeline {name!r}: the bench takes one frame per step")
+    return pipeline
