@@ -44,14 +44,22 @@ class Card:
     differs: str = ""
 
 
-class Method(Protocol):
-    """What every method class says about itself."""
+class Method:
+    """What every method class says about itself. A method is a frozen, keyword-only dataclass of numbers.
+
+    Attributes:
+        card: Where it comes from.
+        causal: False keeps it out of live streams, because it looks at frames that have not come yet.
+        tunable: Fields that may change while a stream runs; the state stays valid for any value of them.
+        presets: Names of pipelines built on this method, and their texts.
+        shorthand: The field that ``NAME:VALUE`` sets, or nothing.
+    """
 
     card: ClassVar[Card]
-    causal: ClassVar[bool]
-    tunable: ClassVar[frozenset[str]]
-    presets: ClassVar[dict[str, str]]
-    shorthand: ClassVar[str]
+    causal: ClassVar[bool] = True
+    tunable: ClassVar[frozenset[str]] = frozenset()
+    presets: ClassVar[dict[str, str]] = {}
+    shorthand: ClassVar[str] = ""
 
 
 class VisionBlock(Protocol):

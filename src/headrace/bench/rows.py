@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from headrace.ops.budget import check_keep, num_kept
-from headrace.protocols import Backbone, Card
+from headrace.protocols import Backbone, Card, Method
 from headrace.types import Frame, Keep, ModelSpec, VisualTokens
 
 Foreground = Callable[[int, tuple[int, int]], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Given:
+class Given(Method):
     """An encoder that hands out tokens the benchmark computed once for all pipelines with the same encoder.
 
     Attributes:
@@ -27,10 +27,6 @@ class Given:
     tokens: dict[int, VisualTokens] = field(default_factory=dict)
 
     card: ClassVar[Card] = Card("tokens computed once")
-    causal: ClassVar[bool] = True
-    tunable: ClassVar[frozenset[str]] = frozenset()
-    presets: ClassVar[dict[str, str]] = {}
-    shorthand: ClassVar[str] = ""
 
     def init(self, spec: ModelSpec) -> None:
         """Nothing to remember."""
@@ -42,7 +38,7 @@ class Given:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Oracle:
+class Oracle(Method):
     """A compressor that keeps what the world knows to be foreground, and fills up with evenly spaced background.
 
     Attributes:
@@ -54,9 +50,6 @@ class Oracle:
     foreground: Foreground
 
     card: ClassVar[Card] = Card("oracle foreground")
-    causal: ClassVar[bool] = True
-    tunable: ClassVar[frozenset[str]] = frozenset()
-    presets: ClassVar[dict[str, str]] = {}
     shorthand: ClassVar[str] = "keep"
 
     def __post_init__(self) -> None:

@@ -7,19 +7,15 @@ from typing import ClassVar
 
 import torch
 
-from headrace.protocols import Card
+from headrace.protocols import Card, Method
 from headrace.types import Keep, ModelSpec, VisualTokens
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeepAll:
+class KeepAll(Method):
     """Keep every token."""
 
     card: ClassVar[Card] = Card("no compression")
-    causal: ClassVar[bool] = True
-    tunable: ClassVar[frozenset[str]] = frozenset()
-    presets: ClassVar[dict[str, str]] = {}
-    shorthand: ClassVar[str] = ""
 
     def init(self, spec: ModelSpec) -> None:
         """Nothing to remember."""

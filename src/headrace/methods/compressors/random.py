@@ -12,21 +12,19 @@ from typing import ClassVar
 import torch
 
 from headrace.ops.budget import check_keep, num_kept
-from headrace.protocols import Card
+from headrace.protocols import Card, Method
 from headrace.types import Keep, ModelSpec, VisualTokens
 
 
 @dataclass(frozen=True, kw_only=True)
-class Random:
+class Random(Method):
     """Keep randomly drawn tokens of every frame."""
 
     keep: int | float = 0.5  # tokens per frame (int), or fraction of the frame (float)
     seed: int = 0  # 0 <= seed < 2**31
 
     card: ClassVar[Card] = Card("random thinning")
-    causal: ClassVar[bool] = True
     tunable: ClassVar[frozenset[str]] = frozenset({"keep"})
-    presets: ClassVar[dict[str, str]] = {}
     shorthand: ClassVar[str] = "keep"
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from headrace.ops.budget import check_keep, num_kept
-from headrace.protocols import Card
+from headrace.protocols import Card, Method
 from headrace.types import Keep, ModelSpec, VisualTokens
 
 
@@ -23,15 +23,13 @@ def evenly_spaced(num: int, keep: int) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Uniform:
+class Uniform(Method):
     """Keep evenly spaced tokens of every frame."""
 
     keep: int | float = 0.5  # tokens per frame (int), or fraction of the frame (float)
 
     card: ClassVar[Card] = Card("uniform thinning")
-    causal: ClassVar[bool] = True
     tunable: ClassVar[frozenset[str]] = frozenset({"keep"})
-    presets: ClassVar[dict[str, str]] = {}
     shorthand: ClassVar[str] = "keep"
 
     def __post_init__(self) -> None:

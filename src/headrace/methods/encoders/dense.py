@@ -9,19 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from headrace.protocols import Backbone, Card
+from headrace.protocols import Backbone, Card, Method
 from headrace.types import Frame, ModelSpec, VisualTokens
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dense:
+class Dense(Method):
     """Encode every frame in full."""
 
     card: ClassVar[Card] = Card("dense tower")
-    causal: ClassVar[bool] = True
-    tunable: ClassVar[frozenset[str]] = frozenset()
-    presets: ClassVar[dict[str, str]] = {}
-    shorthand: ClassVar[str] = ""
 
     def init(self, spec: ModelSpec) -> None:
         """Nothing to remember."""

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from headrace.cache import CacheContext, KVCache, Past
 from headrace.ops.positions import check_policy, resolve_policy
-from headrace.protocols import Card
+from headrace.protocols import Card, Method
 from headrace.types import ModelSpec, Segment, Span, VisualTokens
 
 
@@ -23,16 +23,12 @@ class FullState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Full:
+class Full(Method):
     """Keep every row."""
 
     positions: str = "auto"  # repack: contiguous; original: ids with gaps where tokens were dropped; auto: as trained
 
     card: ClassVar[Card] = Card("full cache")
-    causal: ClassVar[bool] = True
-    tunable: ClassVar[frozenset[str]] = frozenset()
-    presets: ClassVar[dict[str, str]] = {}
-    shorthand: ClassVar[str] = ""
     kind: ClassVar[str] = "kv"
 
     def __post_init__(self) -> None:

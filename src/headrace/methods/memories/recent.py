@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from headrace.cache import CacheContext
 from headrace.ops.positions import check_policy, resolve_policy
-from headrace.protocols import Card
+from headrace.protocols import Card, Method
 from headrace.types import ModelSpec, Segment, Span, VisualTokens
 
 
@@ -24,7 +24,7 @@ class RecentState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recent:
+class Recent(Method):
     """Keep the visual tokens of the last frames."""
 
     frames: int = 4  # frames (temporal steps where the tower takes several at once)
@@ -32,9 +32,7 @@ class Recent:
     positions: str = "auto"  # repack: contiguous; original: ids with gaps where tokens were dropped; auto: as trained
 
     card: ClassVar[Card] = Card("recent frames (SimpleStream)")
-    causal: ClassVar[bool] = True
     tunable: ClassVar[frozenset[str]] = frozenset({"frames"})
-    presets: ClassVar[dict[str, str]] = {}
     shorthand: ClassVar[str] = "frames"
     kind: ClassVar[str] = "tokens"
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from headrace.cache import CacheContext, KVCache, Past, RowView
 from headrace.ops.positions import check_policy, resolve_policy
-from headrace.protocols import Card
+from headrace.protocols import Card, Method
 from headrace.types import Kind, ModelSpec, Segment, Span, VisualTokens
 
 
@@ -36,7 +36,7 @@ class StreamingLLMState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamingLLM:
+class StreamingLLM(Method):
     """Keep the first rows and the newest rows."""
 
     window: int = 2048  # rows
@@ -49,9 +49,7 @@ class StreamingLLM:
         licence="MIT",
         differs="moves the sinks instead of re-rotating the window; the same distances, so the same attention",
     )
-    causal: ClassVar[bool] = True
     tunable: ClassVar[frozenset[str]] = frozenset({"window"})
-    presets: ClassVar[dict[str, str]] = {}
     shorthand: ClassVar[str] = "window"
     kind: ClassVar[str] = "kv"
 

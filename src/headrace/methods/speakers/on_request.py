@@ -5,19 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from headrace.protocols import Card
+from headrace.protocols import Card, Method
 from headrace.types import Decision, ModelSpec, Observation
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnRequest:
+class OnRequest(Method):
     """Stay silent until the user asks."""
 
     card: ClassVar[Card] = Card("on request")
-    causal: ClassVar[bool] = True
-    tunable: ClassVar[frozenset[str]] = frozenset()
-    presets: ClassVar[dict[str, str]] = {}
-    shorthand: ClassVar[str] = ""
     reads_hidden: ClassVar[bool] = False
 
     def init(self, spec: ModelSpec) -> None:
