@@ -121,7 +121,7 @@ def parse_value(text: str) -> Any:
     """Read a parameter's value as a Python literal; what is none is a string."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return {"true": True, "false": False, "none": None}.get(text.lower(), text)
 
 
@@ -144,7 +144,7 @@ def parse(text: str, settings: Iterable[str] = ()) -> dict[str, Entry | Any]:
         entry = lookup(name)
         if entry.role in chosen and chosen[entry.role][0] != name:
             raise ValueError(
-                f"pipeline {text!r}: both {chosen[entry.role][0]} and {name} are {entry.role}s; choose one"
+                f"pipeline {text!r}: {chosen[entry.role][0]} and {name} both fill the role of {entry.role}; choose one"
             )
         if entry.role in chosen and arg and chosen[entry.role][1]:
             raise ValueError(f"pipeline {text!r}: {name} is given two values")
