@@ -39,7 +39,7 @@ class Query:
             raise ValueError("question: is empty; give a question in words")
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens: must be at least 1, not {self.max_tokens}")
-        if self.temperature < 0:
+        if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature: must be 0 or more, not {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p: must be above 0 and at most 1, not {self.top_p}")
