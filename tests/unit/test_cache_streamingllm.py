@@ -1,0 +1,110 @@
+"""StreamingLLM as published: which rows stay, and that a one-layer model sees exactly them, numbered anew."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from contract.streams import place, text_rows
+from headrace import registry
+from headrace.types import Cursor, Kind, Segment
+from reference.naive.decoder import Decoder, drive, spec, spell_out
+from reference.naive.rows import Row
+
+
+def token(i: int, cursor: Cursor, position_rows: int = 1, num: int = 1) -> tuple[Segment, Cursor]:
+    """Rows that leave a gap of ids behind every third of them, as dropped tokens do."""
+    raw = text_rows(i, num, position_rows, torch.float32, kind=Kind.TEXT, turn=0)
+    seg, cursor = place(raw, cursor)
+    return seg, Cursor(next=cursor.next + (2 if i % 3 == 0 else 0))
+
+
+def kept(state: object) -> list[int]:
+    return [
+        int(row)
+        for cache in (state.sinks, state.window)
+        for run in cache.runs(0)
+        for row in run.rows
+    ]  # fmt: skip
+
+
+def test_golden_case():
+    """4 sinks, 6 recent rows, 13 tokens one by one: rows 0-3 and 7-12 stay."""
+    model = spec(windows=(None,))
+    decoder, method = Decoder(model), registry.build("streamingllm", window=6, sinks=4)
+    state, cursor = method.init(model), Cursor()
+    history = []
+    for i in range(13):
+        seg, cursor = token(i, cursor)
+        context = method.read(state, model, query=False)
+        drive(decoder, seg, context)
+        state = method.write(state, context.finish())
+        history.append(kept(state))
+    assert history[-1] == [0, 1, 2, 3, 7, 8, 9, 10, 11, 12]
+    assert history[9] == list(range(10)), "nothing is forgotten before the cache is full"
+    assert history[10] == [0, 1, 2, 3, *range(5, 11)]
+
+
+@pytest.mark.parametrize("positions", ["repack", "original"])
+@pytest.mark.parametrize("position_rows", [1, 3])
+@pytest.mark.parametrize("sinks", [0, 1, 4])
+def test_after_many_evictions_it_is_dense_attention_over_what_is_left(positions: str, position_rows: int, sinks: int):
+    """600 rows through sinks + 12; the newest row's output equals a softmax over those rows re-indexed 0..n-1."""
+    model = spec(windows=(None,), position_rows=position_rows)
+    decoder = Decoder(model)
+    method = registry.build("streamingllm", window=12, sinks=sinks, positions=positions)
+    state, cursor, rows = method.init(model), Cursor(), []
+
+    class Places:
+        """Index among what is left; with ids: the gaps stay in the window, sinks stand just before it."""
+
+        def places(self, everything: list[Row]) -> list[tuple[int, ...]]:
+            if positions == "repack":
+                return [(i,) * position_rows for i in range(len(everything))]
+            if everything[-1].arrival + 1 == len(everything):
+                return [row.ids for row in everything]
+            oldest = everything[sinks].ids
+            return [tuple(x - sinks + i for x in oldest) for i in range(sinks)] + [r.ids for r in everything[sinks:]]
+
+    for i in range(150):
+        seg, cursor = token(i, cursor, position_rows, num=1 + i % 7)
+        context = method.read(state, model, query=False)
+        got = drive(decoder, seg, context)
+        if i < 8 or i > 140:
+            left = rows[:sinks] + rows[sinks:][-12:]
+            want = spell_out(decoder, seg, left, Places(), first=len(rows))
+            torch.testing.assert_close(got.double(), want.hidden, atol=1e-5, rtol=0)
+        rows += spell_out(decoder, seg, [], _Nowhere(), first=len(rows)).rows
+        state = method.write(state, context.finish())
+        state.sinks.check()
+        state.window.check()
+        assert len(kept(state)) == min(len(rows), sinks + 12)
+
+
+class _Nowhere:
+    """Keys and values of a one-layer model do not depend on places or on what was seen."""
+
+    def places(self, rows: list[Row]) -> list[tuple[int, ...]]:
+        return [row.ids for row in rows]
+
+
+def test_the_text_prefix_becomes_the_sinks():
+    model = spec(windows=(None,))
+    decoder, method = Decoder(model), registry.build("streamingllm", window=3)
+    state = method.init(model)
+    prefix, cursor = place(text_rows(0, 5, 1, torch.float32, kind=Kind.PREFIX, turn=0), Cursor())
+    for i in range(9):
+        seg, cursor = (prefix, cursor) if i == 0 else token(i, cursor)
+        context = method.read(state, model, query=False)
+        drive(decoder, seg, context)
+        state = method.write(state, context.finish())
+    assert kept(state) == [0, 1, 2, 3, 4, 10, 11, 12]
+
+
+def test_a_step_longer_than_the_window():
+    model = spec(windows=(None,))
+    decoder, method = Decoder(model), registry.build("streamingllm", window=3, sinks=4)
+    seg, _ = place(text_rows(0, 30, 1, torch.float32, kind=Kind.TEXT, turn=0), Cursor())
+    context = method.read(method.init(model), model, query=False)
+    drive(decoder, seg, context)
+    assert kept(method.write(method.init(model), context.finish())) == [0, 1, 2, 3, 27, 28, 29]
