@@ -1,0 +1,57 @@
+"""The same code on a GPU; run by ``make test-gpu`` on a machine that has one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import headrace
+from headrace.backbones import plain
+from headrace.bench.overhead import overhead
+from headrace.ops.attention import KeyGroup, attention_mass, joint_attention, plain_attention
+from headrace.types import Frame
+from headrace.video.world import vocabulary
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("rows", [1, 7, 196])
+def test_joint_attention(dtype: torch.dtype, rows: int) -> None:
+    q = torch.randn(14, rows, 64, device="cuda", dtype=dtype)
+    sizes = [4096, 100, 1, rows]
+    keys, values = (torch.randn(2, sum(sizes), 64, device="cuda", dtype=dtype) for _ in "kv")
+    groups = [KeyGroup(k, v) for k, v in zip(keys.split(sizes, 1), values.split(sizes, 1), strict=True)]
+    groups[-1] = KeyGroup(groups[-1].keys, groups[-1].values, causal=True)
+    mask = torch.ones(rows, sum(sizes), dtype=torch.bool, device="cuda").tril(sum(sizes) - rows)
+    wide = [x.double().repeat_interleave(7, 0)[None] for x in (keys, values)]
+    expected, _ = plain_attention(q.double()[None], *wide, 0.125, mask=mask)
+    found = joint_attention(q, groups, scale=0.125)
+    assert (found.double() - expected[0]).abs().max() < (1e-5 if dtype == torch.float32 else 2e-2)
+    mass = attention_mass(q[:, -1:], groups, scale=0.125)
+    assert float(sum(part.sum() for part in mass)) == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("pipeline", ["dense", "recent:3", "streamingllm:24+uniform:2"])
+def test_answers_equal_the_processor(tmp_path: Path, pipeline: str) -> None:
+    tokenizer = plain.word_tokenizer(vocabulary())
+    plain.save(plain.build(plain.tiny_config(len(tokenizer)), gain=6.0), tokenizer, tmp_path)
+    images = [torch.randint(0, 256, (40, 60, 3), dtype=torch.uint8) for _ in range(12)]
+    answers = []
+    for device in ("cpu", "cuda"):
+        stream = headrace.load(str(tmp_path), dtype="float32", device=device).open(pipeline)
+        for index, image in enumerate(images):
+            stream.push(Frame(index, float(index), image))
+        stream.ask("what colour is the star", max_tokens=4, remember=True)
+        stream.save(tmp_path / device)
+        answers.append(stream.ask("where is the circle", max_tokens=12))
+    assert answers[0].tokens == answers[1].tokens
+    for a, b in zip(answers[0].evidence, answers[1].evidence, strict=True):
+        assert (a.frame, a.score) == (b.frame, pytest.approx(b.score, abs=1e-4))
+
+
+def test_overhead() -> None:
+    found = overhead(shape="llava-onevision-0.5b", frames=16, repeats=2, device="cuda")
+    assert found.engine_ratio <= 1.05
