@@ -145,7 +145,7 @@ class RowTable:
     def pack(self) -> dict[str, Any]:
         """Turn into a tree of tensors and numbers."""
         view = self.view()
-        columns = {name: view.column(name).clone() for name in self._columns} if self.chunks else {}
+        columns = {name: view.column(name).clone() for name in self._columns} if self.stop > self.first else {}
         return {"columns": columns, "first": self.first, "stop": self.stop}
 
     @staticmethod
