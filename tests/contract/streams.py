@@ -56,11 +56,15 @@ def tokens_of(
 
 
 def frames_of(seed: int, i: int, num: int) -> tuple[Frame, ...]:
-    """Frames of step ``i``: one background per stream, and a bright square that moves."""
+    """Frames of step ``i``: one background per stream with a little noise, and a bright square that moves.
+
+    Without the noise, which of the unchanged patches an encoder picks would hang on the last bit.
+    """
     picture = torch.randint(0, 256, (30, 40, 3), generator=dice(seed), dtype=torch.uint8)
     out = []
     for f in range(num):
-        image = picture.clone()
+        noise = torch.randint(0, 12, picture.shape, generator=dice(seed, i, f), dtype=torch.uint8)
+        image = (picture // 2) + noise
         at = (5 * i + 3 * f + seed) % 24
         image[at : at + 6, at : at + 9] = 255 - 10 * (seed % 3)
         out.append(Frame(100 * i + f, 10.0 * i + 0.25 * f, image))

@@ -251,6 +251,24 @@ def test_the_row_table_equals_a_dict(chunk_rows: int, steps: list[tuple[str, int
             assert {row: what["ids"] for row, what in known(view).items()} == {r: [c] for r, c in want.items()}
 
 
+@pytest.mark.parametrize("chunk_rows", [2, 4, 7, 100])
+def test_forks_of_a_table_write_apart(chunk_rows: int):
+    """Both go on from the same open chunk; neither sees the other's rows, nor does a view taken before."""
+    table = RowTable(1, chunk_rows=chunk_rows)
+    table.append(segment(5, 1, 0, turn=0))
+    twin, view, before = table.fork(), table.view(), known(table)
+    table.append(segment(6, 1, 100, turn=1))
+    twin.append(segment(6, 1, 200, turn=2))
+    for one, start in ((table, 100), (twin, 200)):
+        assert one.view().column("ids").tolist() == [[0, 1, 2, 3, 4, *range(start, start + 6)]]
+        assert set(one.view().column("turn").tolist()) == {0, start // 100}
+    table.drop_after(4)
+    table.append(segment(3, 1, 300, turn=3))
+    assert table.view().column("ids").tolist() == [[0, 1, 2, 3, 300, 301, 302]]
+    assert known(view) == before
+    assert known(twin.view())[10]["ids"] == [205]
+
+
 @given(sizes=st.lists(st.integers(0, 70), min_size=1, max_size=8))
 def test_a_tail_equals_one_concatenation(sizes: list[int]):
     tail, parts, views = Tail(), [], []

@@ -177,5 +177,5 @@ class Lives(RuleBasedStateMachine):
             assert known(view) == twin.table
 
 
-Lives.TestCase.settings = settings(settings.get_profile("dev"), max_examples=40, stateful_step_count=15)
+Lives.TestCase.settings = settings(settings.get_profile("dev"), max_examples=50, stateful_step_count=20)
 TestLives = Lives.TestCase

@@ -19,11 +19,10 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, sees: Tensor, scale: float) 
     for head in range(heads):
         k, v = keys[head // repeat].double(), values[head // repeat].double()
         for row in range(rows):
-            seen = [column for column in range(keys.shape[1]) if bool(sees[row, column])]
-            logits = torch.stack([torch.dot(q[head, row].double(), k[column]) * scale for column in seen])
+            seen = torch.nonzero(sees[row]).squeeze(1)
+            logits = (k[seen] @ q[head, row].double()) * scale
             powers = torch.exp(logits - logits.max())
             share = powers / powers.sum()
-            for column, weight in zip(seen, share, strict=True):
-                weights[head, row, column] = weight
-                out[head, row] += weight * v[column]
+            weights[head, row, seen] = share
+            out[head, row] = share @ v[seen]
     return out, weights
