@@ -1,0 +1,161 @@
+"""STC-Cacher: reuse the tower's work on patches that did not change.
+
+Paper: Streaming Token Compression (arXiv 2512.00891, CVPR 2026). Original: lern-to-write/STC (no licence).
+
+Every ``refresh_interval`` steps a frame passes the tower in full and leaves, per layer, its keys, its values and what
+attention and MLP added to each patch: the reference. On the steps between, a layer computes fresh keys for all patches,
+compares them with the reference, and works only on the patches whose keys moved most; all others take what the
+reference added, on top of their own current input.
+
+Ours differs: what attention and MLP added is kept as one sum, so an unchanged patch costs one addition; state belongs
+to the stream; a step without a reference, or with another grid, always refreshes. ``selection="shared"`` lets the first
+layer choose for all.
+
+Shapes: F frames, N patches, U selected patches, D tower width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from headrace.protocols import Backbone, Card, Method, VisionBlock
+from headrace.types import Frame, ModelSpec, VisualTokens
+
+METRICS = ("cosine", "l1", "l2", "dot")
+SELECTIONS = ("per_layer", "shared")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """What one layer did to the last frame of a refresh: keys, values, and what it added, (N, D) each."""
+
+    keys: Tensor
+    values: Tensor
+    added: Tensor
+
+    def fork(self) -> Reference:
+        """Return itself: a refresh makes a new one, nothing changes this."""
+        return self
+
+
+@dataclass(slots=True)
+class CacherState:
+    """Steps so far, and a reference per layer (none before the first refresh)."""
+
+    step: int
+    layers: tuple[Reference, ...]
+
+
+def similarity(keys: Tensor, reference: Tensor, metric: str) -> Tensor:
+    """Compare fresh keys with the reference, in fp32; the lower, the more a patch changed.
+
+    Args:
+        keys: (F, N, D).
+        reference: (N, D).
+        metric: One of ``METRICS``; distances are negated.
+
+    Returns:
+        (F, N) float32.
+    """
+    a, b = keys.float(), reference.float()
+    if metric == "cosine":
+        return torch.cosine_similarity(a, b, dim=-1)
+    if metric == "dot":
+        return (a * b).sum(-1)
+    moved: Tensor = torch.linalg.vector_norm(a - b, ord=1 if metric == "l1" else 2, dim=-1)
+    return -moved
+
+
+def refresh(block: VisionBlock, h: Tensor) -> tuple[Tensor, Reference]:
+    """Run a layer in full: (F, N, D) in and out, and the last frame's reference."""
+    x = block.norm1(h)
+    k = block.keys(x)
+    q, v = block.queries_values(x)
+    attended = block.out(block.attend(q, k, v))
+    mixed = block.mlp(block.norm2(h + attended))
+    return h + attended + mixed, Reference(k[-1], v[-1], attended[-1] + mixed[-1])
+
+
+def reuse(
+    block: VisionBlock, h: Tensor, reference: Reference, rows: Tensor | None, *, num: int, metric: str
+) -> tuple[Tensor, Tensor]:
+    """Run a layer on the patches that changed.
+
+    Args:
+        block: The layer.
+        h: (F, N, D) its input.
+        reference: The layer's reference.
+        rows: (F, U) patches chosen by an earlier layer, or None to choose here.
+        num: U.
+        metric: How to compare keys.
+
+    Returns:
+        (F, N, D) output and the (F, U) int64 patches that were computed.
+    """
+    x = block.norm1(h)
+    k = block.keys(x)
+    if rows is None:
+        rows = similarity(k, reference.keys, metric).sort(dim=1, stable=True).indices[:, :num]
+    at = rows.unsqueeze(-1).expand(-1, -1, h.shape[-1])
+    q, fresh = block.queries_values(x.gather(1, at))
+    v = reference.values.expand_as(k).scatter(1, at, fresh.to(k.dtype))
+    picked = h.gather(1, at)
+    picked = picked + block.out(block.attend(q, k, v))
+    picked = picked + block.mlp(block.norm2(picked))
+    return (h + reference.added).scatter_(1, at, picked), rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class StcCacher(Method):
+    """Reuse tower features of patches whose keys did not move."""
+
+    refresh_interval: int = 2  # steps from one full pass to the next
+    update_ratio: float = 0.25  # share of patches computed on the steps between, 0 < ratio <= 1
+    metric: str = "cosine"  # cosine, l1, l2, dot
+    selection: str = "per_layer"  # per_layer: as published; shared: the first layer chooses for all
+
+    card: ClassVar[Card] = Card(
+        "STC-Cacher",
+        paper="https://arxiv.org/abs/2512.00891",
+        licence="none",
+        differs="one cached sum per patch instead of two outputs; refreshes whenever there is no reference",
+    )
+    tunable: ClassVar[frozenset[str]] = frozenset({"refresh_interval", "update_ratio", "metric", "selection"})
+    shorthand: ClassVar[str] = "update_ratio"
+
+    def __post_init__(self) -> None:
+        if self.refresh_interval < 1:
+            raise ValueError(f"refresh_interval: must be at least 1 step, not {self.refresh_interval}")
+        if not 0 < self.update_ratio <= 1:
+            raise ValueError(f"update_ratio: must be above 0 and at most 1, not {self.update_ratio}")
+        if self.metric not in METRICS:
+            raise ValueError(f"metric: {self.metric!r} is unknown; known: {', '.join(METRICS)}")
+        if self.selection not in SELECTIONS:
+            raise ValueError(f"selection: {self.selection!r} is unknown; known: {', '.join(SELECTIONS)}")
+
+    def init(self, spec: ModelSpec) -> CacherState:
+        """No reference yet."""
+        return CacherState(0, ())
+
+    def step(self, state: CacherState, frames: Sequence[Frame], backbone: Backbone) -> tuple[CacherState, VisualTokens]:
+        """Refresh when it is time, reuse otherwise."""
+        h, layers, rows = backbone.patches(backbone.pixels(frames)), state.layers, None
+        num_patches = h.shape[1]
+        stale = not layers or layers[0].keys.shape[0] != num_patches
+        if stale or state.step % self.refresh_interval == 0:
+            found = []
+            for block in backbone.blocks():
+                h, reference = refresh(block, h)
+                found.append(reference)
+            layers = tuple(found)
+        else:
+            num = min(max(int(num_patches * self.update_ratio), 1), num_patches)
+            for block, reference in zip(backbone.blocks(), layers, strict=True):
+                h, chosen = reuse(block, h, reference, rows, num=num, metric=self.metric)
+                rows = chosen if self.selection == "shared" else None
+        return CacherState(state.step + 1, layers), backbone.project(h, frames)

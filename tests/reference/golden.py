@@ -1,0 +1,90 @@
+"""Check golden files, outputs of published code, against our methods: ``python -m tests.reference.golden FILE...``.
+
+A family is recognised by its tensors; each method's check stands in its twin as ``golden``. One line per file; the exit
+status is 1 on a mismatch, a damaged file or an unknown family.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+#: Family: a tensor only its files have, and the twins that check it.
+FAMILIES = {"stc": ("cacher.hidden", ("stc_cacher", "stc_pruner"))}
+TOLERANCE = 1e-4  # of the largest value
+
+
+class MismatchError(AssertionError):
+    """A golden file and our method differ."""
+
+
+def close(name: str, found: Tensor, expected: Tensor) -> str:
+    """Compare real values; returns what was found.
+
+    Raises:
+        MismatchError: They differ by more than ``TOLERANCE`` of the largest value.
+    """
+    if found.shape != expected.shape:
+        raise MismatchError(f"{name}: shape {tuple(found.shape)}, expected {tuple(expected.shape)}")
+    worst = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+    if not worst <= TOLERANCE:
+        raise MismatchError(f"{name}: differs by {worst:.1e} of the largest value")
+    return f"{name} within {worst:.1e}"
+
+
+def equal(name: str, found: Tensor, expected: Tensor) -> str:
+    """Compare integers; returns what was found.
+
+    Raises:
+        MismatchError: They differ.
+    """
+    if found.shape != expected.shape or not torch.equal(found, expected):
+        num = int((found != expected).sum()) if found.shape == expected.shape else -1
+        raise MismatchError(
+            f"{name}: {num} of {expected.numel()} values differ" if num >= 0 else f"{name}: another shape"
+        )
+    return f"{name} equal"
+
+
+def check(path: Path) -> str:
+    """Check one file; returns what was found.
+
+    Raises:
+        MismatchError: Our method gives something else.
+        ValueError: The file is damaged, or of no known family.
+    """
+    try:
+        with safe_open(str(path), "pt") as file:
+            settings = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"cannot be read ({error})") from None
+    for mark, twins in FAMILIES.values():
+        if mark in tensors:
+            found = [importlib.import_module(f"reference.{twin}").golden(tensors, settings) for twin in twins]
+            return ", ".join(found)
+    raise ValueError(f"no known family; known: {', '.join(FAMILIES)}")
+
+
+def main(paths: list[str]) -> int:
+    """Check files and print a line each."""
+    failed = not paths
+    for path in paths:
+        try:
+            sys.stdout.write(f"{path}: ok, {check(Path(path))}\n")
+        except (MismatchError, ValueError, KeyError) as error:
+            failed = True
+            sys.stdout.write(f"{path}: FAILED, {error}\n")
+    if not paths:
+        sys.stdout.write("usage: python -m tests.reference.golden FILE...\n")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    sys.exit(main(sys.argv[1:]))

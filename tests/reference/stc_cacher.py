@@ -1,0 +1,133 @@
+"""Naive twin of ``stc_cacher``: one frame, one layer, one patch at a time, as the paper's steps say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headrace.types import Frame, VisualTokens
+
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"refresh_interval": 3, "update_ratio": 0.5},
+    {"metric": "l1", "update_ratio": 0.3},
+    {"metric": "l2", "update_ratio": 0.01},
+    {"metric": "dot", "refresh_interval": 4},
+    {"selection": "shared", "refresh_interval": 3, "update_ratio": 0.4},
+]
+IDENTITY: list[dict[str, Any]] = [{"update_ratio": 1.0}, {"refresh_interval": 1}]
+REJECTS: dict[str, list[Any]] = {
+    "refresh_interval": [0, -1],
+    "update_ratio": [0.0, -0.25, 1.01, float("nan")],
+    "metric": ["cosin", ""],
+    "selection": ["all"],
+}
+TUNED: dict[str, list[Any]] = {
+    "refresh_interval": [1, 5, 2],
+    "update_ratio": [1.0, 0.1, 0.5],
+    "metric": ["l1", "dot", "l2", "cosine"],
+    "selection": ["shared", "per_layer", "shared"],
+}
+
+
+def likeness(a: Tensor, b: Tensor, metric: str) -> list[float]:
+    """How alike the keys of each patch are; distances count negatively.
+
+    In fp32 on whole tensors, unlike the rest: unchanged patches are equal up to rounding, and which of them is chosen
+    hangs on the last bit.
+    """
+    if metric == "cosine":
+        return torch.cosine_similarity(a, b, dim=-1).tolist()
+    if metric == "dot":
+        return (a * b).sum(-1).tolist()
+    return (-torch.linalg.vector_norm(a - b, ord={"l1": 1, "l2": 2}[metric], dim=-1)).tolist()
+
+
+def twin(method: Any, backbone: Any, steps: Sequence[Sequence[Frame]]) -> list[list[VisualTokens]]:
+    """Tokens of every step."""
+    answer, references = [], None
+    for number, frames in enumerate(steps):
+        h = backbone.patches(backbone.pixels(frames))
+        if references is None or number % method.refresh_interval == 0:
+            h, references = _full(backbone, h)
+        else:
+            h = torch.stack([_selective(method, backbone, frame, references) for frame in h])
+        answer.append([backbone.project(h, frames)])
+    return answer
+
+
+def _full(backbone: Any, h: Tensor) -> tuple[Tensor, list[dict[str, Tensor]]]:
+    """Dense layers; what each did to the last frame."""
+    references = []
+    for block in backbone.blocks():
+        x = block.norm1(h)
+        k, (q, v) = block.keys(x), block.queries_values(x)
+        attended = block.out(block.attend(q, k, v))
+        h = h + attended
+        mixed = block.mlp(block.norm2(h))
+        h = h + mixed
+        references.append({"k": k[-1], "v": v[-1], "attended": attended[-1], "mixed": mixed[-1]})
+    return h, references
+
+
+def _selective(method: Any, backbone: Any, h: Tensor, references: list[dict[str, Tensor]]) -> Tensor:
+    """One frame (N, D) through layers that work on some patches only."""
+    num = max(1, int(len(h) * method.update_ratio))
+    shared: list[int] | None = None
+    for block, reference in zip(backbone.blocks(), references, strict=True):
+        x = block.norm1(h[None])
+        k = block.keys(x)
+        alike = likeness(k[0], reference["k"], method.metric)
+        rows = sorted(range(len(h)), key=lambda i: alike[i])[:num]
+        if method.selection == "shared":
+            rows = shared = rows if shared is None else shared
+        v, attended = reference["v"].clone(), reference["attended"].clone()
+        for row in rows:
+            v[row] = block.queries_values(x[:, row : row + 1])[1][0, 0]
+        for row in rows:
+            q = block.queries_values(x[:, row : row + 1])[0]
+            attended[row] = block.out(block.attend(q, k, v[None]))[0, 0]
+        h, mixed = h + attended, reference["mixed"].clone()
+        for row in rows:
+            mixed[row] = block.mlp(block.norm2(h[None, row : row + 1]))[0, 0]
+        h = h + mixed
+    return h
+
+
+def golden(tensors: dict[str, Tensor], settings: dict[str, str]) -> str:
+    """Compare with the published tower: hidden states, dense and selective."""
+    import json
+
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    from headrace.backbones.tower import SiglipBlock, run_tower
+    from headrace.methods.encoders import stc_cacher
+    from reference.golden import close
+
+    model = SiglipVisionModel(SiglipVisionConfig(**json.loads(settings["config"]))).eval()
+    model.load_state_dict({k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")})
+    blocks = [SiglipBlock(layer) for layer in model.encoder.layers]
+    chunk, interval = int(settings["chunk_frames"]), int(settings["refresh_interval"])
+    dense, found, references = [], [], []
+    with torch.no_grad():
+        for step, pixels in enumerate(tensors["pixel_values"].split(chunk)):
+            h = model.embeddings(pixels)
+            dense.append(run_tower(blocks, h))
+            num = min(max(int(h.shape[1] * float(settings["update_ratio"])), 1), h.shape[1])
+            if step % interval == 0:
+                references = []
+            for i, block in enumerate(blocks):
+                if step % interval == 0:
+                    h, reference = stc_cacher.refresh(block, h)
+                    references.append(reference)
+                else:
+                    h, _ = stc_cacher.reuse(block, h, references[i], None, num=num, metric="cosine")
+            found.append(h)
+    parts = [
+        close("full.hidden", torch.cat(dense), tensors["full.hidden"]),
+        close("cacher.hidden", torch.cat(found), tensors["cacher.hidden"]),
+    ]
+    return ", ".join(parts)

@@ -1,0 +1,74 @@
+"""Golden files of published code, and the program that checks them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from reference import golden
+
+DATA = Path(__file__).parents[1] / "data" / "golden"
+FILES = sorted(DATA.glob("*.safetensors"))
+
+
+def changed(source: Path, target: Path, key: str) -> Path:
+    """Copy a golden file with one value of one tensor changed."""
+    with safe_open(str(source), "pt") as file:
+        settings = file.metadata()
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    flat = tensors[key].view(-1)
+    flat[len(flat) // 2] += 1
+    save_file(tensors, target, settings)
+    return target
+
+
+def test_there_are_files() -> None:
+    assert {path.name for path in FILES} >= {"stc_interval2_chunk1.safetensors", "stc_interval2_chunk2.safetensors"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_files_pass(path: Path) -> None:
+    assert golden.check(path)
+
+
+@pytest.mark.parametrize("key", ["cacher.hidden", "full.hidden", "pruner.kept_indices"])
+def test_a_changed_value_is_found(tmp_path: Path, key: str) -> None:
+    with pytest.raises(golden.MismatchError, match=key.removeprefix("pruner.")):
+        golden.check(changed(FILES[0], tmp_path / "changed.safetensors", key))
+
+
+def test_the_program(tmp_path: Path) -> None:
+    unknown = tmp_path / "unknown.safetensors"
+    save_file({"x": torch.zeros(1)}, unknown)
+    text = tmp_path / "text.safetensors"
+    text.write_text("no tensors")
+    command = [sys.executable, "-m", "tests.reference.golden", str(FILES[0]), str(unknown), str(text), "missing"]
+    done = subprocess.run(command, cwd=DATA.parents[2], capture_output=True, text=True, check=False)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 1
+    assert ": ok, " in lines[0]
+    assert [": FAILED, " in line for line in lines[1:]] == [True, True, True]
+    command = command[:4]
+    assert subprocess.run(command, cwd=DATA.parents[2], capture_output=True, check=False).returncode == 0
+
+
+def test_card_example_of_the_pruner() -> None:
+    """Two chunks small enough to follow by hand."""
+    from headrace.methods.compressors.stc_pruner import StcPruner
+    from headrace.types import VisualTokens
+
+    n, d = torch.arange(12.0)[:, None], torch.arange(8.0)[None]
+    chunks = [torch.sin(0.37 * (n + 1) * (d + 1)), torch.cos(0.23 * (n + 2) * (d + 1))]
+    place, method = torch.arange(12), StcPruner(keep=3)
+    state, kept = method.init(None), []  # type: ignore[arg-type]
+    for chunk in chunks:
+        tokens = VisualTokens(chunk, place // 6, place * 0, place % 6, (1, 6), (0, 1), (0.0, 1.0))
+        state, edit = method.step(state, tokens)
+        kept.append((edit.indices.view(2, 3) % 6).tolist())
+    assert kept == [[[0, 4, 5], [0, 1, 2]], [[0, 4, 5], [0, 1, 5]]]
