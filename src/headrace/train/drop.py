@@ -7,8 +7,13 @@ position ids.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from headrace.train.pool import Take
+from headrace.video.world.generator import Draw
 
 SELECTORS = ("uniform",) * 7 + ("difference",) * 5 + ("noisy",) * 4 + ("exact",) * 4  # 35, 25, 20, 20 percent
 
@@ -46,3 +51,22 @@ def keep(
     kept = torch.zeros(change.numel(), dtype=torch.bool)
     kept[worth.flatten().topk(budget).indices] = True
     return kept.reshape(change.shape)
+
+
+def drop(frames: Sequence[tuple[Take, int]], ratio: float, draw: Draw) -> Tensor:
+    """Choose the tokens of a training clip with a drawn selector.
+
+    Args:
+        frames: (take, index of the frame in the take).
+        ratio: Share to keep, 0 < ratio <= 1; 1 keeps all.
+        draw: Where chance comes from.
+
+    Returns:
+        (T, 64) bool.
+    """
+    change = torch.stack([take.change[index] for take, index in frames])
+    shown = torch.stack([take.shown[index] for take, index in frames])
+    if ratio == 1:
+        return torch.ones_like(shown)
+    change[0] = 255.0
+    return keep(draw.pick(SELECTORS), ratio, change, shown, torch.Generator().manual_seed(draw.below(1 << 60)))

@@ -6,26 +6,30 @@ the phase before taught is asked all along: a phase on one kind alone would unle
 
 from __future__ import annotations
 
-import torch
-
+from headrace.train.drop import drop
 from headrace.train.pack import Clip
 from headrace.train.pool import Pool
 from headrace.train.study import ask
 from headrace.video.world import View
 from headrace.video.world.generator import Draw
 
-KINDS = {"motion": 5, "before": 4, "changed": 3, "latest": 3, "first": 2, "seen": 2}
-REPLAY = {"colour": 2, "shape": 1, "where": 3, "count": 1, "digit": 1}
+KINDS = {"motion": 6, "before": 4, "changed": 4, "latest": 5, "first": 4, "seen": 2}
+REPLAY = {"colour": 1, "shape": 1, "where": 4, "count": 2, "digit": 1}
+RATIOS = (1.0, 0.5, 0.3, 0.3)  # shares of the visual tokens that are kept
 QUESTIONS = 10
 
 
 def clips(pool: Pool, draw: Draw, share: float, num: int) -> list[Clip]:
-    """Draw the clips of one step, all of two to five frames; ``share`` of the phase is over."""
-    frames = draw.pick((2, 3, 3, 4, 4, 5))
-    return [_clip(pool, draw, share, frames) for _ in range(max(1, 3 * num // frames))]
+    """Draw the clips of one step, all of two to five frames; ``share`` of the phase is over.
+
+    The step keeps one share of its tokens, and takes as many clips as fill the rows of ``num`` dense clips of 3.
+    """
+    frames, ratio = draw.pick((2, 3, 3, 4, 4, 5)), draw.pick(RATIOS)
+    rows = frames * (64 * ratio + 1) + 110
+    return [_clip(pool, draw, share, frames, ratio) for _ in range(max(1, int(num * 305 / rows)))]
 
 
-def _clip(pool: Pool, draw: Draw, share: float, num: int) -> Clip:
+def _clip(pool: Pool, draw: Draw, share: float, num: int, ratio: float) -> Clip:
     """Draw ``num`` frames of a scene with their questions."""
     take = draw.pick(pool.takes)
     near = draw.below(100) < 100 * share
@@ -37,6 +41,6 @@ def _clip(pool: Pool, draw: Draw, share: float, num: int) -> Clip:
         seen = num if draw.chance(70) else draw.between(1, num)
         view = View(take.scene, tuple(take.ticks[i] for i in indices[:seen]), take.size)
         asks.append(ask(view, draw, KINDS | REPLAY))
-    kept = torch.ones(num, take.shown.shape[1], dtype=torch.bool)
+    frames = [(take, i) for i in indices]
     found = list(dict.fromkeys(question for question in asks if question))
-    return Clip([(take, i) for i in indices], found, kept)
+    return Clip(frames, found, drop(frames, ratio, draw))

@@ -6,10 +6,7 @@ the model is at home behind any compressor.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
-from headrace.train.drop import SELECTORS, keep
+from headrace.train.drop import drop
 from headrace.train.pack import Ask, Clip
 from headrace.train.pool import Pool, Take
 from headrace.train.study import ask
@@ -21,7 +18,6 @@ KINDS = {
     "first": 3, "before": 3, "digit": 1, "changed": 3, "seen": 2,
 }  # fmt: skip
 RATIOS = (1.0, 0.5, 0.3, 0.3, 0.15)
-DROP_FROM = 0.2  # share of the phase after which tokens are dropped
 QUESTIONS = 12
 
 
@@ -32,7 +28,7 @@ def clips(pool: Pool, draw: Draw, share: float, num: int) -> list[Clip]:
     """
     longest = 8 if share < 0.5 else 16
     frames = draw.pick((4, 5, 6, 7, 8, 8, 8, longest, longest, draw.between(4, longest)))
-    ratio = draw.pick(RATIOS) if share >= DROP_FROM else 1.0
+    ratio = draw.pick(RATIOS)
     rows = frames * (64 * ratio + 1) + 150
     return [_clip(pool, draw, frames, ratio) for _ in range(max(1, int(num * 670 / rows)))]
 
@@ -58,15 +54,4 @@ def _clip(pool: Pool, draw: Draw, num: int, ratio: float) -> Clip:
         if found:
             asks.append(Ask(found.after + len(earlier), found.kind, found.text, found.answer))
     frames = earlier + [(take, i) for i in indices]
-    return Clip(frames, list(dict.fromkeys(asks)), choose(frames, draw, ratio))
-
-
-def choose(frames: list[tuple[Take, int]], draw: Draw, ratio: float) -> Tensor:
-    """Choose which tokens of a clip are kept, about ``ratio`` of them: (T, 64) bool."""
-    change = torch.stack([take.change[i] for take, i in frames])
-    shown = torch.stack([take.shown[i] for take, i in frames])
-    if ratio == 1:
-        return torch.ones_like(shown)
-    change[0] = 255.0
-    generator = torch.Generator().manual_seed(draw.below(1 << 60))
-    return keep(draw.pick(SELECTORS), ratio, change, shown, generator)
+    return Clip(frames, list(dict.fromkeys(asks)), drop(frames, ratio, draw))
