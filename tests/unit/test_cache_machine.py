@@ -128,12 +128,23 @@ class Lives(RuleBasedStateMachine):
         cache.select([torch.tensor(row, dtype=torch.int64) for row in rows])
         twin.select(rows)
 
-    @rule(target=caches, at=caches)
-    def fork(self, at: int) -> int:
+    @rule(target=caches, at=caches, grow=st.tuples(st.integers(0, 3), st.integers(0, 3)))
+    def fork(self, at: int, grow: tuple[int, int]) -> int:
+        """Both usually go on at once, from the block they might wrongly share."""
         cache, twin = self.life[at]
         self.life.append((cache.fork(), twin.fork()))
         assert same(self.life[-1][0], cache)
+        for who, num in zip((at, len(self.life) - 1), grow, strict=True):
+            if num:
+                self._grow(who, num)
         return len(self.life) - 1
+
+    def _grow(self, who: int, num: int) -> None:
+        layers = tuple(layer_span(list(range(num)), self.count, layer, self.rotated) for layer in range(3))
+        span = Span(segment(num, self.spec.position_rows, self.count, self.count % 7), layers)
+        self.count += num
+        for one in self.life[who]:
+            one.append(span)
 
     @rule(target=caches, at=consumes(caches))
     def save_and_load(self, at: int) -> int:
