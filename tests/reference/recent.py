@@ -36,5 +36,6 @@ class Twin:
             while self.items[0][0] == "turn":
                 del self.items[0]
         while sum(item[1] for item in self.items if item[0] == "turn") > self.method.turn_rows:
-            oldest = next(item for item in self.items if item[0] == "turn")
-            self.items.remove(oldest)
+            oldest = next(i for i, item in enumerate(self.items) if item[0] == "turn")
+            while oldest < len(self.items) and self.items[oldest][0] == "turn":
+                del self.items[oldest]

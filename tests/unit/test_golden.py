@@ -43,19 +43,20 @@ def test_a_changed_value_is_found(tmp_path: Path, key: str) -> None:
         golden.check(changed(FILES[0], tmp_path / "changed.safetensors", key))
 
 
-def test_the_program(tmp_path: Path) -> None:
+def test_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     unknown = tmp_path / "unknown.safetensors"
     save_file({"x": torch.zeros(1)}, unknown)
     text = tmp_path / "text.safetensors"
     text.write_text("no tensors")
-    command = [sys.executable, "-m", "tests.reference.golden", str(FILES[0]), str(unknown), str(text), "missing"]
+    command = [sys.executable, "-m", "tests.reference.golden", str(unknown)]
     done = subprocess.run(command, cwd=DATA.parents[2], capture_output=True, text=True, check=False)
-    lines = done.stdout.splitlines()
-    assert done.returncode == 1
+    assert (done.returncode, done.stdout) == (1, f"{unknown}: FAILED, no known family; known: stc\n")
+    assert golden.main([str(FILES[0]), str(unknown), str(text), "missing"]) == 1
+    lines = capsys.readouterr().out.splitlines()
     assert ": ok, " in lines[0]
     assert [": FAILED, " in line for line in lines[1:]] == [True, True, True]
-    command = command[:4]
-    assert subprocess.run(command, cwd=DATA.parents[2], capture_output=True, check=False).returncode == 0
+    assert golden.main([str(FILES[0])]) == 0
+    assert golden.main([]) == 1
 
 
 def test_card_example_of_the_pruner() -> None:

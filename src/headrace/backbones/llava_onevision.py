@@ -71,6 +71,7 @@ class LlavaOnevision:
         self._clip_is_frame = extra.get("clip", "video") == "frame"
         grid = -(-self._side // 2)
         generation = getattr(model, "generation_config", None)
+        prefix = len(self.tokenizer(self._chat.prefix, add_special_tokens=False).input_ids)
         self.spec = ModelSpec(
             family=MODEL_TYPE,
             name=name,
@@ -90,6 +91,7 @@ class LlavaOnevision:
             dtype=self._decoder.embed_tokens.weight.dtype,
             device=self._decoder.embed_tokens.weight.device,
             stop_ids=_stop_ids(generation, text, self.tokenizer),
+            prefix_rows=prefix,
             fingerprint=fingerprint(model),
         )
 

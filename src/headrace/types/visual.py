@@ -25,9 +25,14 @@ class Frame:
     gap: bool = False
 
     def __post_init__(self) -> None:
-        if self.image.dtype != torch.uint8 or self.image.ndim != 3 or self.image.shape[2] != 3:
+        if (
+            self.image.dtype != torch.uint8
+            or self.image.ndim != 3
+            or self.image.shape[2] != 3
+            or not self.image.numel()
+        ):
             shape, dtype = tuple(self.image.shape), self.image.dtype
-            raise ValueError(f"a frame's image must be uint8 (height, width, 3), not {dtype} {shape}")
+            raise ValueError(f"a frame's image must be uint8 (height, width, 3) and not empty, not {dtype} {shape}")
 
     def fork(self) -> Frame:
         """Return itself: the value is never changed in place, so streams may share it."""

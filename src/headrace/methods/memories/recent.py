@@ -76,12 +76,20 @@ class Recent(Method):
 
 
 def _drop_turns(items: tuple[VisualTokens | Segment, ...], budget: int) -> tuple[VisualTokens | Segment, ...]:
-    """Drop the oldest turns until the rest fit the budget of rows."""
-    kept, used = [], 0
-    for item in reversed(items):
+    """Drop the oldest turns until the rest fit the budget of rows.
+
+    A turn that follows another without a frame between them continues it, so such turns leave together.
+    """
+    kept: list[VisualTokens | Segment] = []
+    talk: list[VisualTokens | Segment] = []
+    left = budget
+    for item in (*reversed(items), None):
         if isinstance(item, Segment):
-            used += len(item)
-            if used > budget:
-                continue
-        kept.append(item)
+            talk.append(item)
+            continue
+        left -= sum(len(turn) for turn in talk)
+        kept.extend(talk if left >= 0 else ())
+        talk = []
+        if item is not None:
+            kept.append(item)
     return tuple(reversed(kept))

@@ -105,8 +105,8 @@ class StreamingLLM(Method):
         return state.sinks.num_bytes() + state.window.num_bytes()
 
     def bound_bytes(self, spec: ModelSpec) -> int:
-        """Window, sinks (64 rows assumed for a text prefix), and the evicted rows of one block."""
-        rows = self.window + self._block_rows + (64 if self.sinks is None else self.sinks)
+        """Window, sinks, and the evicted rows of one block."""
+        rows = self.window + self._block_rows + (spec.prefix_rows if self.sinks is None else self.sinks)
         table = (4096 + rows) * (21 + 8 * spec.position_rows)
         return rows * (spec.row_bytes * 3 // 2 + 8 * spec.layers) + table
 
