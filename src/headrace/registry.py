@@ -99,14 +99,28 @@ def build(name: str, **values: Any) -> Any:
     Raises:
         ValueError: The method or a parameter is unknown, or a value is out of range.
     """
-    entry = lookup(name)
-    known = {field.name: field for field in dataclasses.fields(entry.method)}
+    method = lookup(name).method
+    _check_values(name, method, values)
+    return method(**values)
+
+
+def change(method: Any, **values: Any) -> Any:
+    """Build a method like another, with some fields changed.
+
+    Raises:
+        ValueError: A field is unknown, or a value is out of range.
+    """
+    _check_values(name_of(method), method, values)
+    return dataclasses.replace(method, **values)
+
+
+def _check_values(name: str, method: Any, values: Mapping[str, Any]) -> None:
+    """Refuse unknown fields and values of the wrong type."""
+    known = {field.name: field for field in dataclasses.fields(method)}
     for key, value in values.items():
         if key not in known:
-            names = ", ".join(known) or "none"
-            raise ValueError(f"{name} has no parameter {key!r}; parameters: {names}")
+            raise ValueError(f"{name} has no parameter {key!r}; parameters: {', '.join(known) or 'none'}")
         _check_type(name, known[key], value)
-    return entry.method(**values)
 
 
 def _check_type(name: str, field: dataclasses.Field[Any], value: Any) -> None:

@@ -133,3 +133,11 @@ def test_auto_takes_what_there_is():
     assert choose_dtype("auto", torch.device("cpu"), "nano") == torch.float32
     assert choose_dtype("auto", torch.device("cpu"), "a/b") in (torch.float32, torch.bfloat16)
     assert choose_dtype("auto", torch.device("meta"), "a/b") == torch.bfloat16
+
+
+def test_tuning_checks_types() -> None:
+    pipeline = Pipeline.parse("recent:4+uniform:0.5")
+    assert "frames=7" in str(pipeline.tuned(memory={"frames": 7}))
+    for values in ({"memory": {"frames": "x"}}, {"memory": {"frames": 2.5}}, {"compressor": {"keep": None}}):
+        with pytest.raises(ValueError, match=r"recent\.frames|uniform\.keep"):
+            pipeline.tuned(**values)

@@ -91,5 +91,5 @@ class Pipeline:
             for field in changes:
                 if field not in method.tunable:
                     raise ValueError(f"{role}.{field}: cannot change while a stream runs")
-            new[role] = dataclasses.replace(method, **changes)
+            new[role] = registry.change(method, **changes)
         return dataclasses.replace(self, **new)
