@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from headrace.video.world import World, questions, render, write_video
+from headrace.video.world import ALL_INSTRUCTIONS, ALL_KINDS, LEVELS, World, open_world, questions, render, write_video
 
 
 def test_the_file_decodes_to_the_world(tmp_path):
@@ -30,6 +30,27 @@ def test_the_file_decodes_to_the_world(tmp_path):
         (q.kind, q.text, q.answer, q.time_s) for q in asked
     ]
     assert {watch["text"] for watch in content["watches"]} >= {"say when the star appears"}
+
+
+@pytest.mark.parametrize("name", ["easy", "hard"])
+def test_every_level_can_be_a_file(tmp_path, name):
+    level = LEVELS[name]
+    sheet = write_video(
+        tmp_path / "out.mp4", 3, 10, level=level, kinds=tuple(ALL_KINDS), instructions=ALL_INSTRUCTIONS, fair=True
+    )
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        frames = list(container.decode(video=0))
+    size = level.size
+    assert [(frame.width, frame.height) for frame in frames] == [(2 * size, 2 * size)] * 20
+    for tick, frame in enumerate(frames):
+        small = frame.to_ndarray(format="rgb24").reshape(size, 2, size, 2, 3).mean(axis=(1, 3))
+        assert np.abs(small - render(World(3, level), tick)).mean() < 6
+    content = json.loads(sheet.read_text())
+    asked = [q for tick in (7, 15) for q in questions(World(3, level), tick, kinds=tuple(ALL_KINDS), fair=True)]
+    assert content["level"] == name
+    assert [(q["kind"], q["answer"]) for q in content["questions"]] == [(q.kind, q.answer) for q in asked]
+    assert {watch["text"] for watch in content["watches"]} >= {"say when there is a cut", "say when something leaves"}
+    assert open_world(f"3,level={name}").width == size
 
 
 @pytest.mark.parametrize(

@@ -19,17 +19,22 @@ def world(
     path: Annotated[Path, typer.Argument(metavar="OUT.mp4", help="The video file to write.")],
     seed: Annotated[int, typer.Option(min=0, help="Seed of the world; the same seed gives the same pictures.")] = 0,
     seconds: Annotated[float, typer.Option(help="Length.")] = 60.0,
-    size: Annotated[int, typer.Option(help="Height and width in pixels, a multiple of 128.")] = 256,
+    size: Annotated[
+        int | None, typer.Option(help="Height and width in pixels, a multiple of the level's 128 or 160; twice that.")
+    ] = None,
+    level: Annotated[str, typer.Option(help="How hard the world is: easy, standard or hard.")] = "standard",
     as_json: options.Json = False,
 ) -> None:
     """Write a synthetic stream as H.264, and its questions with true answers as JSON beside it.
 
     Example: headrace world --seed 7 --seconds 60 out.mp4
     """
-    from headrace.video.world import TICKS_PER_SECOND, write_video
+    from headrace.video.world import LEVELS, TICKS_PER_SECOND, write_video
 
+    if level not in LEVELS:
+        raise ValueError(f"level: {level!r} is unknown; known: {', '.join(LEVELS)}")
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
     with out.progress(f"rendering {path}", int(seconds * TICKS_PER_SECOND)) as move:
-        sheet = write_video(path, seed, seconds, size=size, progress=lambda done, total: move())
+        sheet = write_video(path, seed, seconds, size=size, level=LEVELS[level], progress=lambda done, total: move())
     out.object("written", video=str(path), questions=str(sheet))
     out.line(f"wrote {path} and {sheet}")

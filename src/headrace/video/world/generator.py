@@ -6,6 +6,7 @@ versions) and no floating point decides anything.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -33,13 +34,23 @@ def fold(keys: Sequence[int]) -> int:
     return state
 
 
-def noise(keys: Sequence[int], height: int, width: int) -> NDArray[np.int64]:
-    """Return (height, width) integers in 0..255, one per lattice point, from the same scramble as ``mix``."""
-    value = np.arange(1, height * width + 1, dtype=np.uint64) * np.uint64(STEP) + np.uint64(fold(keys))
+def words(keys: Sequence[int], count: int) -> NDArray[np.uint64]:
+    """Return (count,) integers of 64 bits from the same scramble as ``mix``."""
+    value = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(STEP) + np.uint64(fold(keys))
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    value = value ^ (value >> np.uint64(31))
-    return (value >> np.uint64(56)).astype(np.int64).reshape(height, width)
+    return value ^ (value >> np.uint64(31))
+
+
+def noise(keys: Sequence[int], height: int, width: int) -> NDArray[np.int64]:
+    """Return (height, width) integers in 0..255, one per lattice point."""
+    return (words(keys, height * width) >> np.uint64(56)).astype(np.int64).reshape(height, width)
+
+
+def grain(keys: Sequence[int], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Return integers in 0..255 of any shape, eight from each word, lowest byte first."""
+    count = math.prod(shape)
+    return words(keys, -(-count // 8)).astype("<u8").view(np.uint8)[:count].reshape(shape)
 
 
 class Draw:

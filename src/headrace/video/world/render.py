@@ -2,43 +2,19 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.video.world.generator import Draw, noise
-from headrace.video.world.script import PANEL, Scene, World
+from headrace.video.world.backdrop import scenery
+from headrace.video.world.generator import grain
+from headrace.video.world.look import CORNERS, ODD_RGB, OUTLINE, RGB, stencil
+from headrace.video.world.scene import PANEL, Scene
+from headrace.video.world.script import World
 
-RGB = {
-    "red": (220, 40, 40),
-    "green": (40, 185, 60),
-    "blue": (50, 85, 235),
-    "yellow": (240, 225, 50),
-    "orange": (245, 140, 20),
-    "purple": (145, 50, 185),
-    "cyan": (60, 215, 225),
-    "white": (245, 245, 245),
-}
-OUTLINE = (16, 16, 16)
+__all__ = ["CORNERS", "RGB", "render", "stencil"]
 
-# Corners on a grid from -1000 to 1000, y pointing down.
-CORNERS: dict[str, tuple[tuple[int, int], ...]] = {
-    "square": ((-850, -850), (850, -850), (850, 850), (-850, 850)),
-    "triangle": ((0, -1000), (1000, 850), (-1000, 850)),
-    "diamond": ((0, -1000), (720, 0), (0, 1000), (-720, 0)),
-    "cross": tuple(
-        (x, y)
-        for x, y in (
-            (-330, -1000), (330, -1000), (330, -330), (1000, -330), (1000, 330), (330, 330),
-            (330, 1000), (-330, 1000), (-330, 330), (-1000, 330), (-1000, -330), (-330, -330),
-        )
-    ),
-    "star": (
-        (0, -1000), (247, -340), (951, -309), (400, 130), (588, 809),
-        (0, 420), (-588, 809), (-400, 130), (-951, -309), (-247, -340),
-    ),
-}  # fmt: skip
+NOISE = 23  # purpose of a draw
+BAR_RGB, BAR_EDGE = (92, 84, 78), (58, 52, 48)
 
 # Segments a b c d e f g of each digit, a on top, then clockwise, g in the middle.
 SEGMENTS = ("abcdef", "bc", "abged", "abgcd", "fgbc", "afgcd", "afgedc", "abc", "abcdefg", "abcdfg")
@@ -47,60 +23,6 @@ BARS = {
     "a": (5, 4, 15, 7), "b": (12, 4, 15, 15), "c": (12, 13, 15, 24), "d": (5, 21, 15, 24),
     "e": (5, 13, 8, 24), "f": (5, 4, 8, 15), "g": (5, 12, 15, 15),
 }  # fmt: skip
-
-
-@lru_cache(maxsize=256)
-def stencil(shape: str, radius: int) -> NDArray[np.bool_]:
-    """Return the pixels a sprite covers.
-
-    Args:
-        shape: One of the world's shapes.
-        radius: Half-width in pixels.
-
-    Returns:
-        (2 * radius + 1, 2 * radius + 1) booleans, the centre in the middle.
-    """
-    side = np.arange(-radius, radius + 1, dtype=np.int64)
-    x, y = side[None, :] * 1000, side[:, None] * 1000
-    if shape == "circle":
-        return x * x + y * y <= (radius * 1000) ** 2
-    inside = np.zeros((2 * radius + 1, 2 * radius + 1), dtype=np.bool_)
-    corners = [(radius * u, radius * v) for u, v in CORNERS[shape]]
-    for (x1, y1), (x2, y2) in zip(corners, corners[1:] + corners[:1], strict=True):
-        # A ray to the right crosses this edge: even-odd rule, multiplied out so that nothing is divided.
-        side_of = (x - x1) * (y2 - y1) - (x2 - x1) * (y - y1)
-        inside ^= ((y1 > y) != (y2 > y)) & ((side_of < 0) == (y2 > y1))
-    return inside
-
-
-@lru_cache(maxsize=16)
-def backdrop(key: tuple[int, ...], size: int) -> NDArray[np.uint8]:
-    """Return the picture behind a scene's sprites: soft blotches and grain in muted colours.
-
-    Args:
-        key: The scene's key.
-        size: Height and width in pixels.
-
-    Returns:
-        (size, size, 3) uint8.
-    """
-    draw = Draw(*key, 3)
-    cell = draw.pick((8, 16, 32))
-    points = size // cell + 2
-    at = np.arange(size, dtype=np.int64)
-    i, f = at // cell, at % cell
-    grain = noise((*key, 7), size, size) % 13 - 6
-    planes = []
-    shared = noise((*key, 4), points, points)
-    for channel in range(3):
-        own = noise((*key, 8 + channel), points, points)
-        lattice = (shared * 3 + own) // 4
-        rows = lattice[i] * (cell - f)[:, None] + lattice[i + 1] * f[:, None]
-        smooth = (rows[:, i] * (cell - f) + rows[:, i + 1] * f) // (cell * cell)
-        planes.append(draw.between(45, 85) + smooth * 50 // 255 + grain)
-    picture = np.stack(planes, axis=2).astype(np.uint8)
-    picture.setflags(write=False)
-    return picture
 
 
 def render(world: World, tick: int) -> NDArray[np.uint8]:
@@ -113,19 +35,36 @@ def render(world: World, tick: int) -> NDArray[np.uint8]:
     Returns:
         (size, size, 3) uint8, RGB; the same bytes on every machine.
     """
-    scene, size = world.scene(tick), world.level.size
-    picture = backdrop(scene.key, size).copy()
+    tick = world.shown(tick)
+    scene, size, reach = world.scene(tick), world.level.size, world.level.reach
+    right, down = scene.camera(tick)
+    left, top = reach - right, reach - down
+    picture = scenery(scene.key, world.level)[top : top + size, left : left + size].copy()
+    for thing in scene.distractors:
+        x, y = thing.centre(tick)
+        _stamp(picture, stencil(thing.shape, thing.radius), (x + right, y + down), ODD_RGB[thing.colour])
     for sprite in scene.visible(tick):
         x, y = sprite.centre(tick)
-        _stamp(picture, stencil(sprite.shape, sprite.radius + 1), x, y, OUTLINE)
-        _stamp(picture, stencil(sprite.shape, sprite.radius - 1), x, y, RGB[sprite.colour_at(tick)])
+        at = (x + right, y + down)
+        _stamp(picture, stencil(sprite.shape, sprite.radius + 1), at, OUTLINE)
+        _stamp(picture, stencil(sprite.shape, sprite.radius - 1), at, RGB[sprite.colour_at(tick)])
+    if scene.bar:
+        shift = (right, down)[scene.bar.axis]
+        _bar(picture if scene.bar.axis else picture.swapaxes(0, 1), scene.bar.low + shift, scene.bar.high + shift)
     _display(picture, scene, tick)
-    return picture
+    return _sensor(picture, scene, tick)
 
 
-def _stamp(picture: NDArray[np.uint8], mask: NDArray[np.bool_], x: int, y: int, colour: tuple[int, int, int]) -> None:
-    radius = mask.shape[0] // 2
+def _stamp(
+    picture: NDArray[np.uint8], mask: NDArray[np.bool_], at: tuple[int, int], colour: tuple[int, int, int]
+) -> None:
+    radius, (x, y) = mask.shape[0] // 2, at
     picture[y - radius : y + radius + 1, x - radius : x + radius + 1][mask] = colour
+
+
+def _bar(picture: NDArray[np.uint8], low: int, high: int) -> None:
+    picture[low : high + 1] = BAR_EDGE
+    picture[low + 1 : high] = BAR_RGB
 
 
 def _display(picture: NDArray[np.uint8], scene: Scene, tick: int) -> None:
@@ -134,3 +73,15 @@ def _display(picture: NDArray[np.uint8], scene: Scene, tick: int) -> None:
     for name in SEGMENTS[scene.digit(tick)]:
         left, top, right, bottom = BARS[name]
         picture[y + top : y + bottom, x + left : x + right] = (150, 255, 170)
+
+
+def _sensor(picture: NDArray[np.uint8], scene: Scene, tick: int) -> NDArray[np.uint8]:
+    """Expose a picture as the scene's brightness has it, and add the noise of the tick."""
+    gain, most = scene.gain(tick), scene.level.noise
+    if gain != 256:
+        table = np.minimum(np.arange(256) * gain // 256, 255).astype(np.uint8)
+        picture = table[picture]
+    if most:
+        error = grain((*scene.key, NOISE, tick), picture.shape).astype(np.int16) * (2 * most + 1) // 256 - most
+        picture = np.clip(picture.astype(np.int16) + error, 0, 255).astype(np.uint8)
+    return picture

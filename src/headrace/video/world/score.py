@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from headrace.video.world.questions import NUMBERS
+from headrace.video.world.kind import NUMBERS
 
 ALIASES = {str(number): word for number, word in enumerate(NUMBERS)} | {
     "seven": "7",

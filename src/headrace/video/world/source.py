@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -13,10 +13,11 @@ import numpy as np
 import torch
 
 from headrace.types import Frame
-from headrace.video.world.questions import questions
+from headrace.video.world.levels import LEVELS, Level
+from headrace.video.world.questions import KINDS, questions
 from headrace.video.world.render import render
-from headrace.video.world.script import LEVELS, TICKS_PER_SECOND, Level, World
-from headrace.video.world.watches import watches
+from headrace.video.world.script import TICKS_PER_SECOND, World
+from headrace.video.world.watches import INSTRUCTIONS, watches
 
 
 def frames(world: World, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
@@ -108,9 +109,12 @@ def write_video(
     seed: int,
     seconds: float,
     *,
-    size: int = 256,
+    size: int | None = None,
     every_s: float = 4.0,
     level: Level | None = None,
+    kinds: Sequence[str] = tuple(KINDS),
+    instructions: Sequence[str] = INSTRUCTIONS,
+    fair: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write a world as an H.264 file and its questions as JSON beside it.
@@ -119,9 +123,12 @@ def write_video(
         path: The video file, usually ``.mp4``.
         seed: Seed of the world.
         seconds: Length, at least one frame (0.5 s).
-        size: Height and width of the video in pixels, a multiple of the world's 128.
+        size: Height and width of the video in pixels, a multiple of the level's; twice that by default.
         every_s: A question of every kind is asked each time so many seconds have passed.
         level: Level of the world; standard by default.
+        kinds: Kinds of questions.
+        instructions: Standing instructions.
+        fair: Leave out so many questions with common answers that guessing does not pay.
         progress: Called with (frames written, frames in all) after every frame.
 
     Returns:
@@ -131,6 +138,7 @@ def write_video(
         ValueError: The length or size is not possible, or the folder does not exist.
     """
     path, world = Path(path), World(seed, level or Level())
+    size = 2 * world.level.size if size is None else size
     total, scale = int(seconds * TICKS_PER_SECOND), size // world.level.size
     if total < 1:
         raise ValueError(f"seconds must be at least {1 / TICKS_PER_SECOND}, not {seconds}")
@@ -150,12 +158,13 @@ def write_video(
                 progress(tick + 1, total)
         container.mux(stream.encode(None))
     step = max(1, int(every_s * TICKS_PER_SECOND))
+    asked = [q for tick in range(step - 1, total, step) for q in questions(world, tick, kinds=kinds, fair=fair)]
     sheet = {
         "seed": seed,
         "level": world.level.name,
         "seconds": total / TICKS_PER_SECOND,
-        "questions": [asdict(q) for tick in range(step - 1, total, step) for q in questions(world, tick)],
-        "watches": [asdict(watch) for watch in watches(world, 0, total)],
+        "questions": [asdict(question) for question in asked],
+        "watches": [asdict(watch) for watch in watches(world, 0, total, instructions=instructions)],
     }
     beside = path.with_suffix(".json")
     beside.write_text(json.dumps(sheet, indent=1) + "\n")

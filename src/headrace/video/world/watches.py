@@ -1,10 +1,23 @@
-"""Standing instructions ("say when the star appears") and the exact moments at which they come true."""
+"""Forward active responding: standing instructions ("say when the star appears") and when they come true."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from headrace.video.world.script import SHAPES, TICKS_PER_SECOND, World
+from headrace.video.world.scene import Scene
+from headrace.video.world.script import TICKS_PER_SECOND, World
+from headrace.video.world.sprite import SHAPES, Sprite
+
+# Those that the first nano was trained on, and those that came later.
+INSTRUCTIONS = (
+    "say when the {shape} appears",
+    "say when the digit changes",
+    "say when something changes colour",
+)
+NEW_INSTRUCTIONS = ("say when something leaves", "say when there is a cut")
+ALL_INSTRUCTIONS = INSTRUCTIONS + NEW_INSTRUCTIONS
+APPEARS, DIGIT, COLOUR, LEAVES, CUT = ALL_INSTRUCTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,30 +35,56 @@ class Watch:
     events_s: tuple[float, ...]
 
 
-def watches(world: World, start: int, stop: int) -> list[Watch]:
+def watches(world: World, start: int, stop: int, *, instructions: Sequence[str] = INSTRUCTIONS) -> list[Watch]:
     """Return every instruction of the world with its events in ticks ``start`` <= t < ``stop``.
 
-    A thing appears when it is on a picture and was not on the one before of the same scene; the frame at ``start``
-    counts as the first of its scene.
+    A thing appears on the first picture of a scene on which it is clear; the frame at ``start`` counts as the first
+    of its scene. It leaves on the first picture of the same scene on which it is no longer there; behind the bar it
+    is still there. A cut is the first picture of every scene but that of ``start``.
 
     Args:
         world: The world.
         start: Tick of the first frame the watcher sees.
         stop: Tick after the last.
+        instructions: Which instructions, with placeholders.
+
+    Raises:
+        ValueError: An instruction is unknown.
     """
-    events: dict[str, list[int]] = {f"say when the {shape} appears": [] for shape in SHAPES}
-    events |= {"say when the digit changes": [], "say when something changes colour": []}
+    if unknown := [text for text in instructions if text not in ALL_INSTRUCTIONS]:
+        raise ValueError(f"unknown instruction {unknown[0]!r}; known: {', '.join(ALL_INSTRUCTIONS)}")
+    texts = [t.format(shape=shape) for t in instructions for shape in (SHAPES if t == APPEARS else ("",))]
+    events: dict[str, list[int]] = {text: [] for text in texts}
+    seen: set[Sprite] = set()
+    before: int | None = None
     for tick in range(start, stop):
-        scene = world.scene(tick)
-        fresh = tick in (start, scene.start)
-        for sprite in scene.visible(tick):
-            if fresh or sprite.appears == tick:
-                events[f"say when the {sprite.shape} appears"].append(tick)
-            if not fresh and sprite.changes == tick and tick not in events["say when something changes colour"]:
-                events["say when something changes colour"].append(tick)
-        if not fresh and scene.digit(tick) != scene.digit(tick - 1):
-            events["say when the digit changes"].append(tick)
+        picture = world.shown(tick)
+        if tick > start and picture != tick:
+            continue
+        scene = world.scene(picture)
+        cut = tick > start and tick == scene.start
+        for text in _happens(scene, picture, None if cut else before, seen) | ({CUT} if cut else set()):
+            if text in events:
+                events[text].append(tick)
+        before = picture
     return [
         Watch(text, start / TICKS_PER_SECOND, tuple(tick / TICKS_PER_SECOND for tick in ticks))
         for text, ticks in events.items()
     ]
+
+
+def _happens(scene: Scene, tick: int, before: int | None, seen: set[Sprite]) -> set[str]:
+    """Tell which instructions come true on a picture, given the one before of the same scene; extends ``seen``."""
+    fresh = {sprite for sprite in scene.visible(tick) if scene.clear(sprite, tick)} - seen
+    seen |= fresh
+    found = {APPEARS.format(shape=sprite.shape) for sprite in fresh}
+    if before is None:
+        return found
+    stayed = [sprite for sprite in scene.visible(tick) if sprite.visible(before)]
+    if any(sprite.colour_at(tick) != sprite.colour_at(before) for sprite in stayed):
+        found.add(COLOUR)
+    if len(stayed) < len(scene.visible(before)):
+        found.add(LEAVES)
+    if scene.digit(tick) != scene.digit(before):
+        found.add(DIGIT)
+    return found
