@@ -7,15 +7,17 @@ import torch
 
 from headrace.backbones import plain
 from headrace.train import watch
-from headrace.train.answer import answered, run_rows
+from headrace.train.answer import answered, loss, run_rows
 from headrace.train.clips import film, label, pixels
 from headrace.train.drop import SELECTORS, keep
 from headrace.train.nano import build_nano
+from headrace.train.notes import NoteHead, take_notes
 from headrace.train.pack import Ask, Clip, Words, pack
 from headrace.train.pool import Take
 from headrace.train.see import look
 from headrace.video.world import World
 from headrace.video.world.generator import Draw
+from headrace.video.world.script import DIRECTIONS
 
 WORLD, TICKS = World(2), list(range(5))
 ASKS = (
@@ -27,7 +29,8 @@ ASKS = (
 
 @pytest.fixture(scope="module")
 def nano():
-    model, tokenizer, _ = build_nano(3)
+    parts, tokenizer = build_nano(3)
+    model = parts["model"]
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.ndim > 1 and "language_model" in name:
@@ -41,8 +44,9 @@ def shot(nano):
     assert WORLD.scene(0).stop > max(TICKS)
     with torch.no_grad():
         features = look(nano[0], pixels(film(WORLD, TICKS)))
-    shown = label(WORLD.scene(0), TICKS).shown.reshape(len(TICKS), -1)
-    return Take(WORLD.scene(0), tuple(TICKS), 128, features, torch.rand(shown.shape), shown)
+    labels = label(WORLD.scene(0), TICKS)
+    shown, number = labels.shown.reshape(len(TICKS), -1), labels.number.reshape(len(TICKS), -1)
+    return Take(WORLD.scene(0), tuple(TICKS), 128, features, torch.rand(shown.shape), shown, number)
 
 
 def clip_of(shot: Take, asks, kept=None) -> Clip:
@@ -153,3 +157,39 @@ def test_watch_clips_ask_only_about_what_they_show(shot):
             assert 1 <= len(clip.frames) <= 16
             assert clip.kept.shape == (len(clip.frames), 64)
             assert all(0 <= ask.after < len(clip.frames) for ask in clip.asks)
+
+
+def test_notes_say_what_happened():
+    world = World(5)
+    scene = next(s for s in map(world.scene, range(0, 400, 12)) if len({x.appears for x in s.sprites}) > 2)
+    ticks = list(range(scene.start, scene.stop))
+    labels = label(scene, ticks)
+    number = labels.number.reshape(len(ticks), -1)
+    shown = labels.shown.reshape(len(ticks), -1)
+    take = Take(scene, tuple(ticks), 128, torch.zeros(len(ticks), 64, 4), torch.zeros(shown.shape), shown, number)
+    notes = take_notes([(take, index) for index in range(len(ticks))])
+    assert (notes[number < 0] == -100).all()
+    for which, sprite in enumerate(scene.sprites):
+        for at, tick in enumerate(ticks):
+            rows = notes[at][number[at] == which]
+            if not len(rows):
+                continue
+            assert (rows == rows[0]).all()
+            way, fresh, newest, _, altered = rows[0].tolist()
+            assert fresh == (sprite.appears == tick)
+            assert altered == (tick >= sprite.changes)
+            assert way == (list(DIRECTIONS).index(sprite.heading(tick)) if sprite.heading(tick) else -100)
+            if newest == 1:
+                assert all(s.appears < sprite.appears for s in scene.sprites if s != sprite and s.appears <= tick)
+
+
+def test_notes_reach_the_loss(nano, shot):
+    frames = [(shot, index) for index in range(len(TICKS))]
+    kept = keep("exact", 0.3, shot.change, shot.shown)
+    clip = Clip(frames, ASKS, kept, take_notes(frames))
+    batch = pack([clip, Clip(frames[:2], ASKS[1:2], kept[:2], take_notes(frames[:2]))], nano[2])
+    assert (batch.notes[batch.newline] == -100).all()
+    assert int((batch.notes[0] != -100).any(dim=1).sum()) == int((kept & (shot.sprites >= 0)).sum())
+    total, figures = loss(nano[0], NoteHead(256), batch)
+    assert total > figures["answers"]
+    assert {"note fresh", "note way", "note altered"} <= set(figures)

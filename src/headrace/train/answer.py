@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from headrace.train.notes import TAP, NoteHead
 from headrace.train.pack import Packed
 
 
-def run_rows(model: Any, batch: Packed) -> tuple[Tensor, Tensor]:
+def run_rows(model: Any, batch: Packed, tapped: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
     """Run the decoder and predict the rows that have a target.
 
     Walks the decoder's own sub-modules, so that clip rows never meet question rows and the last layer computes the
@@ -22,6 +23,7 @@ def run_rows(model: Any, batch: Packed) -> tuple[Tensor, Tensor]:
     Args:
         model: The LLaVA-OneVision model.
         batch: The packed clips.
+        tapped: Where to put the (B, V, D) visual rows after ``notes.TAP`` layers, or None.
 
     Returns:
         (R, vocabulary) float32 logits and (R,) int64 targets, in the order of ``batch.targets``' filled places.
@@ -42,6 +44,8 @@ def run_rows(model: Any, batch: Packed) -> tuple[Tensor, Tensor]:
         mixed = _attend(layer.self_attn, layer.input_layernorm(rows), angles, biases, last)
         rows = (rows[:, clip:] if last else rows) + mixed
         rows = rows + layer.mlp(layer.post_attention_layernorm(rows))
+        if tapped is not None and number + 1 == TAP:
+            tapped.append(rows[:, start:clip])
     filled = batch.targets >= 0
     return model.lm_head(decoder.norm(rows[filled])).float(), batch.targets[filled]
 
@@ -85,15 +89,22 @@ def _turn(rows: Tensor, width: int, angles: Sequence[Tensor]) -> Tensor:
     return turned
 
 
-def loss(model: Any, batch: Packed) -> tuple[Tensor, dict[str, float]]:
-    """Return the mean loss over answer tokens and the share of questions answered right, by kind."""
+def loss(model: Any, notes: NoteHead, batch: Packed) -> tuple[Tensor, dict[str, float]]:
+    """Return the mean loss over answer tokens and notes, and the share of questions answered right, by kind."""
+    tapped: list[Tensor] = []
     with torch.autocast(batch.visual.device.type, torch.bfloat16):
-        logits, targets = run_rows(model, batch)
+        logits, targets = run_rows(model, batch, tapped)
     total = F.cross_entropy(logits, targets)
+    figures = {"answers": float(total.detach())}
+    if batch.notes is not None:
+        told = (batch.notes >= 0).any(dim=2)
+        extra, noted = notes.loss(tapped[0][told], batch.notes[told])
+        total = total + extra
+        figures |= {f"note {name}": share for name, share in noted.items()}
     tally: dict[str, list[bool]] = defaultdict(list)
     for kind, right in zip((ask.kind for asks in batch.asks for ask in asks), answered(logits, batch), strict=True):
         tally[kind].append(right)
-    return total, {kind: sum(found) / len(found) for kind, found in tally.items()}
+    return total, figures | {kind: sum(found) / len(found) for kind, found in tally.items()}
 
 
 def answered(logits: Tensor, batch: Packed) -> list[bool]:

@@ -50,6 +50,7 @@ class Labels:
         coordinates: (N, 4) float32: sprite centre relative to the token's centre and to the picture's centre, right
             and down, in units of 16 and 64 pixels; 0 where no sprite is shown.
         sprite: (N,) bool, True where a sprite is shown.
+        number: (N,) int64, which of the scene's sprites that is, -1 for none.
         shown: (N,) bool, True where a sprite or the display is shown.
     """
 
@@ -57,10 +58,11 @@ class Labels:
     coordinates: Tensor
     sprite: Tensor
     shown: Tensor
+    number: Tensor
 
     def to(self, device: torch.device) -> Labels:
         """Move everything to a device."""
-        fields = (self.classes, self.coordinates, self.sprite, self.shown)
+        fields = (self.classes, self.coordinates, self.sprite, self.shown, self.number)
         return Labels(*(part.to(device) for part in fields))
 
 
@@ -70,15 +72,17 @@ def label(scene: Scene, ticks: list[int], size: int = 128) -> Labels:
     classes = np.full((len(ticks), GRID, GRID, 7), -100, dtype=np.int64)
     classes[..., :3], classes[..., 4] = (len(SHAPES), len(COLOURS), 10), 0
     coordinates = np.zeros((len(ticks), GRID, GRID, 4), dtype=np.float32)
-    sprite_map = np.zeros((len(ticks), GRID, GRID), dtype=np.bool_)
+    numbers = np.full((len(ticks), GRID, GRID), -1, dtype=np.int64)
     middle = np.arange(GRID) * side + side // 2
-    for number, tick in enumerate(ticks):
-        out = classes[number]
+    for at, tick in enumerate(ticks):
+        out = classes[at]
         canvas = np.zeros((size, size), dtype=np.bool_)
         canvas[scene.panel[1] : scene.panel[1] + PANEL[1], scene.panel[0] : scene.panel[0] + PANEL[0]] = True
         shown = _cover(canvas, side)
         out[shown, 2] = scene.digit(tick)
-        for sprite in scene.visible(tick):
+        for number, sprite in enumerate(scene.sprites):
+            if not sprite.visible(tick):
+                continue
             x, y = sprite.centre(tick)
             canvas[:] = False
             r = sprite.radius
@@ -86,7 +90,7 @@ def label(scene: Scene, ticks: list[int], size: int = 128) -> Labels:
             cells = _cover(canvas, side)
             cells[y // side, x // side] = True
             shown |= cells
-            sprite_map[number] |= cells
+            numbers[at][cells] = number
             out[cells, 0] = SHAPES.index(sprite.shape)
             out[cells, 1] = COLOURS.index(sprite.colour_at(tick))
             name = place(sprite, tick, size)
@@ -94,15 +98,16 @@ def label(scene: Scene, ticks: list[int], size: int = 128) -> Labels:
             out[y // side, x // side, 4] = 1
             near = np.broadcast_arrays((x - middle)[None, :] / side, (y - middle)[:, None] / side)
             far = np.broadcast_to(np.array((x, y)) / (size // 2) - 1, (GRID, GRID, 2))
-            coordinates[number][cells] = np.concatenate([np.stack(near, axis=2), far], axis=2)[cells]
+            coordinates[at][cells] = np.concatenate([np.stack(near, axis=2), far], axis=2)[cells]
         out[..., 5] = np.where(shown, np.arange(GRID)[:, None], -100)
         out[..., 6] = np.where(shown, np.arange(GRID)[None, :], -100)
     flat = torch.from_numpy(classes).reshape(-1, 7)
     return Labels(
         flat,
         torch.from_numpy(coordinates).reshape(-1, 4),
-        torch.from_numpy(sprite_map).reshape(-1),
+        torch.from_numpy(numbers >= 0).reshape(-1),
         flat[:, 5] >= 0,
+        torch.from_numpy(numbers).reshape(-1),
     )
 
 

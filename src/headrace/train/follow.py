@@ -7,6 +7,7 @@ the phase before taught is asked all along: a phase on one kind alone would unle
 from __future__ import annotations
 
 from headrace.train.drop import drop
+from headrace.train.notes import take_notes
 from headrace.train.pack import Clip
 from headrace.train.pool import Pool
 from headrace.train.study import ask
@@ -43,4 +44,4 @@ def _clip(pool: Pool, draw: Draw, share: float, num: int, ratio: float) -> Clip:
         asks.append(ask(view, draw, KINDS | REPLAY))
     frames = [(take, i) for i in indices]
     found = list(dict.fromkeys(question for question in asks if question))
-    return Clip(frames, found, drop(frames, ratio, draw))
+    return Clip(frames, found, drop(frames, ratio, draw), take_notes(frames))

@@ -95,7 +95,8 @@ class Run:
         if content["seed"] != self.seed:
             raise ValueError(f"{self.folder} holds a run with seed {content['seed']}, not {self.seed}")
         for name, part in parts.items():
-            part.load_state_dict(content["parts"].pop(name))
+            if name in content["parts"]:
+                part.load_state_dict(content["parts"][name])
         self.finished, self.at = content["finished"], content["at"]
         self.seconds = content.get("seconds", {})
         self.optimiser = content["parts"].get("optimiser")

@@ -14,6 +14,7 @@ from headrace.train import bind, follow, see, watch
 from headrace.train.evaluate import evaluate
 from headrace.train.export import Trained, export
 from headrace.train.loop import Phase, Report, Run
+from headrace.train.notes import NoteHead
 from headrace.train.pack import Words
 from headrace.train.recipe import NANO, SMOKE, Recipe
 from headrace.train.see import TokenHead
@@ -103,29 +104,30 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def build_nano(seed: int) -> tuple[Any, Any, TokenHead]:
-    """Build nano with random weights, its tokenizer, and the throw-away head of phase 1."""
+def build_nano(seed: int) -> tuple[dict[str, Any], Any]:
+    """Build nano with random weights and the throw-away heads (``model``, ``head``, ``notes``), and its tokenizer."""
     tokenizer = plain.word_tokenizer(vocabulary())
     model = plain.build(plain.nano_config(len(tokenizer)), seed=seed)
     model.model.vision_tower.set_attn_implementation("eager")  # 256 rows: faster than the fused kernel on a CPU
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = TokenHead(model.config.text_config.hidden_size)
-    return model, tokenizer, head
+        width = model.config.text_config.hidden_size
+        return {"model": model, "head": TokenHead(width), "notes": NoteHead(width)}, tokenizer
 
 
 def _train(run: Run, phases: list[Phase], recipe: Recipe) -> tuple[Any, Any]:
-    model, tokenizer, head = build_nano(run.seed)
-    model.to(run.device)
-    head.to(run.device)
+    parts, tokenizer = build_nano(run.seed)
+    for part in parts.values():
+        part.to(run.device)
     if run.state.exists():
-        run.load({"model": model, "head": head})
+        run.load(parts)
+    model, head = parts["model"], parts["head"]
     words = Words(tokenizer)
     for phase in phases:
         if phase.name in run.finished:
             continue
         if phase.name == "see":
-            see.train(run, phase, model, head, frames=recipe.frames)
+            see.train(run, phase, parts, frames=recipe.frames)
             continue
         if phase.name == "bind" and run.at is None:
             with torch.no_grad():
@@ -134,8 +136,7 @@ def _train(run: Run, phases: list[Phase], recipe: Recipe) -> tuple[Any, Any]:
         study(
             run,
             phase,
-            model,
-            head,
+            parts,
             words,
             STUDIES[phase.name],
             clips=recipe.clips[phase.name],

@@ -38,11 +38,13 @@ class Clip:
         frames: (take, index of the frame in the take), in the order of the stream.
         asks: The questions.
         kept: (T, 64) bool, the visual tokens that are not dropped.
+        notes: (T, 64, K) int64, what tokens could know of the past, or None.
     """
 
     frames: Sequence[tuple[Take, int]]
     asks: Sequence[Ask]
     kept: Tensor
+    notes: Tensor | None = None
 
 
 class Words:
@@ -84,6 +86,7 @@ class Packed:
         positions: (B, 2 + V + Q) int64.
         groups: (B, 2 + V + Q) int64, -1 for padding.
         horizon: (B, 2 + V + Q) int64, last position of the clip that a row may look at.
+        notes: (B, V, K) int64, what the visual rows could know of the past, -100 for nothing; None without notes.
         targets: (B, Q) int64, id that each question row should predict, -100 for none.
         asks: The questions of each clip.
     """
@@ -97,6 +100,7 @@ class Packed:
     horizon: Tensor
     targets: Tensor
     asks: list[Sequence[Ask]]
+    notes: Tensor | None = None
 
     def mask(self) -> Tensor:
         """Return (B, 1, S, S) bool: which row (third axis) looks at which (last axis)."""
@@ -137,6 +141,12 @@ def pack(clips: Sequence[Clip], words: Words) -> Packed:
         out.positions[b, start + num_v : end] = torch.tensor(positions)
         out.groups[b, start + num_v : end] = torch.tensor(groups)
         out.horizon[b, start + num_v : end] = torch.tensor(horizon)
+    if clips[0].notes is not None:
+        told = [clip.notes[clip.kept] for clip in clips if clip.notes is not None]
+        notes = torch.full((*out.newline.shape, told[0].shape[1]), -100)
+        for b in range(size):
+            notes[b, : len(visual[b])][~newline[b]] = told[b]
+        out = replace(out, notes=notes.to(device))
     names = ("newline", "asked", "positions", "groups", "horizon", "targets")
     return replace(out, **{name: getattr(out, name).to(device) for name in names})
 

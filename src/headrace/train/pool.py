@@ -26,6 +26,7 @@ class Take:
         features: (T, 64, D) visual tokens.
         change: (T, 64) mean absolute change of the token's pixels since the frame before, 0..255; 255 in the first.
         shown: (T, 64) bool, where a sprite or the display is.
+        sprites: (T, 64) int64, which of the scene's sprites is there, -1 for none.
     """
 
     scene: Scene
@@ -34,6 +35,7 @@ class Take:
     features: Tensor
     change: Tensor
     shown: Tensor
+    sprites: Tensor
 
 
 @torch.no_grad()
@@ -46,8 +48,16 @@ def take(model: Any, world: World, ticks: list[int], generator: torch.Generator 
     moved = (pictures.float() - pictures.roll(1, dims=0).float()).abs().mean(dim=3)
     change = F.avg_pool2d(moved, world.level.size // GRID).flatten(1)
     change[0] = 255.0
-    shown = label(scene, ticks, world.level.size).shown.reshape(len(ticks), -1)
-    return Take(scene, tuple(ticks), world.level.size, tokens.to(torch.bfloat16), change, shown)
+    labels = label(scene, ticks, world.level.size)
+    return Take(
+        scene,
+        tuple(ticks),
+        world.level.size,
+        tokens.to(torch.bfloat16),
+        change,
+        labels.shown.reshape(len(ticks), -1),
+        labels.number.reshape(len(ticks), -1),
+    )
 
 
 class Pool:

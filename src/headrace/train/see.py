@@ -86,7 +86,7 @@ def batch(seed: int, step: int, num_frames: int) -> tuple[Tensor, Labels]:
         ticks = [draw.between(since, scene.stop - 1) for _ in range(FRAMES_PER_SCENE)]
         pictures.append(film(world, ticks))
         parts.append(label(scene, ticks))
-    fields = ("classes", "coordinates", "sprite", "shown")
+    fields = ("classes", "coordinates", "sprite", "shown", "number")
     joined = Labels(*(torch.cat([getattr(part, name) for part in parts]) for name in fields))
     generator = torch.Generator().manual_seed(Draw(seed, 12, step).below(1 << 60))
     return pixels(torch.cat(pictures), generator), joined
@@ -105,16 +105,16 @@ def loss(head: TokenHead, tokens: Tensor, labels: Labels) -> tuple[Tensor, dict[
     return total + F.smooth_l1_loss(coordinates[labels.sprite], labels.coordinates[labels.sprite]), right
 
 
-def train(run: Run, phase: Phase, model: Any, head: TokenHead, *, frames: int = 32) -> None:
+def train(run: Run, phase: Phase, parts: dict[str, Any], *, frames: int = 32) -> None:
     """Train tower, projector and head; then bring the tokens to the scale the decoder starts from.
 
     Args:
         run: The run.
         phase: How long and how fast.
-        model: The LLaVA-OneVision model.
-        head: The throw-away head.
+        parts: ``model``, the LLaVA-OneVision model; ``head``, the throw-away head; others are kept as they are.
         frames: Pictures of one step.
     """
+    model, head = parts["model"], parts["head"]
     core = model.model
 
     def step_loss(step: int, share: float) -> tuple[Tensor, dict[str, float]]:
@@ -124,4 +124,4 @@ def train(run: Run, phase: Phase, model: Any, head: TokenHead, *, frames: int = 
         return loss(head, tokens, labels.to(run.device))
 
     trained = [p for part in (core.vision_tower, core.multi_modal_projector, head) for p in part.parameters()]
-    fit(run, phase, {"model": model, "head": head}, trained, step_loss)
+    fit(run, phase, parts, trained, step_loss)

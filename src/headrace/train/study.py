@@ -11,7 +11,6 @@ from headrace.train.answer import loss
 from headrace.train.loop import Phase, Run, fit
 from headrace.train.pack import Ask, Clip, Words, pack
 from headrace.train.pool import Pool
-from headrace.train.see import TokenHead
 from headrace.video.world import KINDS, View, draw_pair
 from headrace.video.world.generator import Draw
 
@@ -42,8 +41,7 @@ def ask(view: View, draw: Draw, weights: Mapping[str, int]) -> Ask | None:
 def study(
     run: Run,
     phase: Phase,
-    model: Any,
-    head: TokenHead,
+    parts: dict[str, Any],
     words: Words,
     draw_clips: DrawClips,
     *,
@@ -57,8 +55,7 @@ def study(
     Args:
         run: The run.
         phase: How long and how fast.
-        model: The LLaVA-OneVision model.
-        head: The head of phase 1, kept in the checkpoint.
+        parts: ``model``, the LLaVA-OneVision model; ``head`` and ``notes``, the throw-away heads.
         words: The tokenizer's ids.
         draw_clips: From (pool, chance, share of the phase that is over, clips) to the clips of a step.
         clips: Clips of one step.
@@ -66,6 +63,7 @@ def study(
         crowded: Share of worlds with many sprites, in percent.
         capacity: Scenes held in the pool.
     """
+    model, notes = parts["model"], parts["notes"]
     core = model.model
     resumed = run.at[1] if run.at and run.at[0] == phase.name else 0
     number = sum(ord(letter) << 8 * place for place, letter in enumerate(phase.name[:6]))
@@ -75,7 +73,7 @@ def study(
     def step_loss(step: int, share: float) -> tuple[Tensor, dict[str, float]]:
         pool.add(fresh)
         drawn = draw_clips(pool, Draw(run.seed, number, step), share, clips)
-        return loss(model, pack(drawn, words))
+        return loss(model, notes, pack(drawn, words))
 
-    trained = [*core.language_model.parameters(), core.image_newline]
-    fit(run, phase, {"model": model, "head": head}, trained, step_loss)
+    trained = [*core.language_model.parameters(), core.image_newline, *notes.parameters()]
+    fit(run, phase, parts, trained, step_loss)

@@ -7,6 +7,7 @@ the model is at home behind any compressor.
 from __future__ import annotations
 
 from headrace.train.drop import drop
+from headrace.train.notes import take_notes
 from headrace.train.pack import Ask, Clip
 from headrace.train.pool import Pool, Take
 from headrace.train.study import ask
@@ -54,4 +55,4 @@ def _clip(pool: Pool, draw: Draw, num: int, ratio: float) -> Clip:
         if found:
             asks.append(Ask(found.after + len(earlier), found.kind, found.text, found.answer))
     frames = earlier + [(take, i) for i in indices]
-    return Clip(frames, list(dict.fromkeys(asks)), drop(frames, ratio, draw))
+    return Clip(frames, list(dict.fromkeys(asks)), drop(frames, ratio, draw), take_notes(frames))
