@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from headrace.backbones import plain
 from headrace.cli import app
 from headrace.video.world import vocabulary
+from unit.video_clips import every, make_clip
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +110,16 @@ def test_a_photo_and_a_folder(model: str, tmp_path: Path) -> None:
         Image.fromarray(np.full((20, 30, 3), 40 * index, dtype=np.uint8)).save(tmp_path / f"{index}.png")
     for source, frames in ((tmp_path / "1.png", 1), (tmp_path, 3)):
         code, stdout, _ = run("ask", str(source), "hi", "--model", model, "--max-tokens", "1", "--json")
+        assert code == 0
+        assert objects(stdout)[-1]["frames"] == frames
+
+
+def test_two_frames_per_second_unless_told_otherwise(model: str, tmp_path: Path) -> None:
+    make_clip(tmp_path / "clip.mp4", every(100, 30))
+    for option, frames in (([], 6), (["--fps", "10"], 30), (["--fps", "1"], 3)):
+        code, stdout, _ = run(
+            "ask", str(tmp_path / "clip.mp4"), "hi", *option, "--model", model, "--max-tokens", "1", "--json"
+        )
         assert code == 0
         assert objects(stdout)[-1]["frames"] == frames
 

@@ -14,6 +14,8 @@ from headrace.cli import options
 from headrace.cli.failing import clean
 from headrace.cli.output import Output
 
+FRAMES_PER_SECOND = 2.0  # what streaming video models are trained on; a source with fewer gives all it has
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -71,6 +73,8 @@ def ask(
         "stop": tuple(stop or ()),
     }
     running = {"pipeline": pipeline, "settings": settings or (), "chunk_frames": chunk_frames, "memory_mb": memory_mb}
+    if fps is None and not Path(source).is_dir():
+        fps = FRAMES_PER_SECOND
     window = {"fps": fps, "start": start, "end": end, "realtime": realtime}
     weights = Weights(model, revision, offline, dtype, device)
     _run(out, source, _plan(questions, at or [], decoding), window, running, weights, state=state, resume=resume)

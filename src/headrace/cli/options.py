@@ -41,7 +41,11 @@ MemoryMb = Annotated[
     float | None, typer.Option(help="Most MiB the past may take; refused when it cannot hold.", rich_help_panel=STREAM)
 ]
 Fps = Annotated[
-    float | None, typer.Option(help="Frames per second to look at; default: all of them.", rich_help_panel=STREAM)
+    float | None,
+    typer.Option(
+        help="Frames per second to look at; default: at most 2. A folder of images has 1 per second.",
+        rich_help_panel=STREAM,
+    ),
 ]
 
 SourceText = Annotated[

@@ -29,6 +29,7 @@ class Full(Method):
     positions: str = "auto"  # repack: contiguous; original: ids with gaps where tokens were dropped; auto: as trained
 
     card: ClassVar[Card] = Card("full cache")
+    shorthand: ClassVar[str] = "positions"
     kind: ClassVar[str] = "kv"
 
     def __post_init__(self) -> None:
