@@ -5,7 +5,9 @@ import json
 import av
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from headrace.cli import app
 from headrace.video.world import ALL_INSTRUCTIONS, ALL_KINDS, LEVELS, World, open_world, questions, render, write_video
 
 
@@ -51,6 +53,17 @@ def test_every_level_can_be_a_file(tmp_path, name):
     assert [(q["kind"], q["answer"]) for q in content["questions"]] == [(q.kind, q.answer) for q in asked]
     assert {watch["text"] for watch in content["watches"]} >= {"say when there is a cut", "say when something leaves"}
     assert open_world(f"3,level={name}").width == size
+
+
+def test_the_command_writes_a_level(tmp_path):
+    target = tmp_path / "out.mp4"
+    assert CliRunner().invoke(app, ["world", "--level", "hard", "--seconds", "2", str(target)]).exit_code == 0
+    assert json.loads(target.with_suffix(".json").read_text())["level"] == "hard"
+    with av.open(str(target)) as container:
+        assert container.streams.video[0].width == 320
+    refused = CliRunner().invoke(app, ["world", "--level", "soft", str(target)])
+    assert refused.exit_code == 2
+    assert "easy, standard, hard" in refused.stderr
 
 
 @pytest.mark.parametrize(

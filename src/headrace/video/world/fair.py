@@ -30,14 +30,16 @@ def odds(level: Level, kinds: tuple[Kind, ...]) -> dict[tuple[str, str], int]:
     Returns:
         The number by (name of the kind, answer).
     """
-    tally: dict[str, Counter[str]] = {kind.name: Counter() for kind in kinds if kind.skewed}
+    skewed = [kind for kind in kinds if kind.skewed]
+    tally: dict[str, Counter[str]] = {kind.name: Counter() for kind in skewed}
+    back = max((kind.scenes_back for kind in skewed), default=0)
     for number in range(WORLDS):
         world = World(SAMPLE + number, level)
         for moment in range(MOMENTS):
             draw = Draw(world.seed, moment)
-            view = look(world, draw.below(40) + 40 * moment)
-            for kind in kinds:
-                if kind.skewed and (found := kind.ask(view, draw)):
+            view = look(world, draw.below(40) + 40 * moment, scenes_back=back)
+            for kind in skewed:
+                if found := kind.ask(view, draw):
                     tally[kind.name][found[1]] += 1
     kept: dict[tuple[str, str], int] = {}
     for name, times in tally.items():

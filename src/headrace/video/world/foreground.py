@@ -24,14 +24,12 @@ def foreground(world: World, tick: int, grid: tuple[int, int]) -> NDArray[np.boo
     """
     tick = world.shown(tick)
     scene, size = world.scene(tick), world.level.size
-    right, down = scene.camera(tick)
     canvas = np.zeros((size, size), dtype=np.bool_)
     for sprite in scene.visible(tick):
-        (x, y), r = sprite.centre(tick), sprite.radius
-        x, y = x + right, y + down
+        (x, y), r = scene.centre(sprite, tick), sprite.radius
         canvas[y - r : y + r + 1, x - r : x + r + 1] |= stencil(sprite.shape, r)
     if bar := scene.bar:
-        shift = (right, down)[bar.axis]
+        shift = scene.camera(tick)[bar.axis]
         lines = canvas if bar.axis else canvas.T
         lines[bar.low + shift : bar.high + shift + 1] = False
     left, top = scene.panel

@@ -71,10 +71,10 @@ def count(view: View, text: str) -> Pairs:
 @kind(NOW, SIDES, "on which side of the {other} is the {shape}?")
 def relation(view: View, text: str) -> Pairs:
     """Side of one thing that another is on, when it lies at most half as far off across."""
-    pairs, far = [], view.size // 8
+    pairs, far, last = [], view.size // 8, view.ticks[-1]
     for one in view.now:
         for other in view.now:
-            (x, y), (u, v) = view.where(one), view.where(other)
+            (x, y), (u, v) = one.centre(last), other.centre(last)
             right, down = x - u, y - v
             if abs(right) >= far and abs(right) >= 2 * abs(down):
                 side = "right" if right > 0 else "left"

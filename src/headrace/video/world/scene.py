@@ -83,6 +83,11 @@ class Scene:
             right, down = right + draw.between(-shake, shake), down + draw.between(-shake, shake)
         return right, down
 
+    def centre(self, sprite: Sprite, tick: int) -> tuple[int, int]:
+        """Return the column and row of a sprite's centre on the picture of a tick, in pixels."""
+        (x, y), (right, down) = sprite.centre(tick), self.camera(tick)
+        return x + right, y + down
+
     def gain(self, tick: int) -> int:
         """Return the brightness at a tick in 256ths."""
         most = self.level.drift

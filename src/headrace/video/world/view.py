@@ -74,11 +74,6 @@ class View:
         """Return the colours a sprite is seen in, one per tick where it is clear."""
         return [sprite.colour_at(tick) for tick in self.ticks if self.scene.clear(sprite, tick)]
 
-    def where(self, sprite: Sprite) -> tuple[int, int]:
-        """Return the column and row of a sprite's centre on the last picture, as the camera sees it, in pixels."""
-        (x, y), (right, down) = sprite.centre(self.ticks[-1]), self.scene.camera(self.ticks[-1])
-        return x + right, y + down
-
 
 def look(world: World, tick: int, *, scenes_back: int = 0) -> View:
     """Return what a viewer of the whole stream has seen of the current scene up to a tick.
