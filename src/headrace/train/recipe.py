@@ -41,7 +41,7 @@ class Recipe:
 
 
 NANO = Recipe(
-    shares={"see": 0.25, "bind": 0.12, "follow": 0.23, "watch": 0.40},
+    shares={"see": 0.28, "bind": 0.13, "follow": 0.21, "watch": 0.38},
     rates={"see": 1.5e-3, "bind": 1e-3, "follow": 8e-4, "watch": 8e-4},
     frames=32,
     clips={"bind": 40, "follow": 20, "watch": 12},
