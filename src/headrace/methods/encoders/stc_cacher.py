@@ -51,6 +51,12 @@ class CacherState:
     layers: tuple[Reference, ...]
 
 
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Multiply row by row: (F, N, D) and (N, D) to (F, N)."""
+    product: Tensor = torch.linalg.vecdot(a, b)
+    return product
+
+
 def similarity(keys: Tensor, reference: Tensor, metric: str) -> Tensor:
     """Compare fresh keys with the reference, in fp32; the lower, the more a patch changed.
 
@@ -64,9 +70,10 @@ def similarity(keys: Tensor, reference: Tensor, metric: str) -> Tensor:
     """
     a, b = keys.float(), reference.float()
     if metric == "cosine":
-        return torch.cosine_similarity(a, b, dim=-1)
+        lengths: Tensor = torch.linalg.vector_norm(a, dim=-1) * torch.linalg.vector_norm(b, dim=-1)
+        return dot(a, b) / lengths.clamp(min=1e-8)
     if metric == "dot":
-        return (a * b).sum(-1)
+        return dot(a, b)
     moved: Tensor = torch.linalg.vector_norm(a - b, ord=1 if metric == "l1" else 2, dim=-1)
     return -moved
 
@@ -78,7 +85,7 @@ def refresh(block: VisionBlock, h: Tensor) -> tuple[Tensor, Reference]:
     q, v = block.queries_values(x)
     attended = block.out(block.attend(q, k, v))
     mixed = block.mlp(block.norm2(h + attended))
-    return h + attended + mixed, Reference(k[-1], v[-1], attended[-1] + mixed[-1])
+    return h + attended + mixed, Reference(k[-1].clone(), v[-1].clone(), attended[-1] + mixed[-1])
 
 
 def reuse(
@@ -97,17 +104,26 @@ def reuse(
     Returns:
         (F, N, D) output and the (F, U) int64 patches that were computed.
     """
+    num_frames, num_patches, width = h.shape
     x = block.norm1(h)
     k = block.keys(x)
     if rows is None:
         rows = similarity(k, reference.keys, metric).sort(dim=1, stable=True).indices[:, :num]
-    at = rows.unsqueeze(-1).expand(-1, -1, h.shape[-1])
-    q, fresh = block.queries_values(x.gather(1, at))
-    v = reference.values.expand_as(k).scatter(1, at, fresh.to(k.dtype))
-    picked = h.gather(1, at)
+    flat = (rows + num_patches * torch.arange(num_frames, device=rows.device)[:, None]).flatten()
+
+    def pick(y: Tensor) -> Tensor:
+        return y.reshape(-1, width).index_select(0, flat).view(num_frames, -1, width)
+
+    def put(y: Tensor, new: Tensor) -> Tensor:
+        rows_of = y.reshape(-1, width).index_copy_(0, flat, new.reshape(-1, width))
+        return rows_of.view(num_frames, num_patches, width)
+
+    q, fresh = block.queries_values(pick(x))
+    v = put(reference.values.repeat(num_frames, 1), fresh)
+    picked = pick(h)
     picked = picked + block.out(block.attend(q, k, v))
     picked = picked + block.mlp(block.norm2(picked))
-    return (h + reference.added).scatter_(1, at, picked), rows
+    return put(h + reference.added, picked), rows
 
 
 @dataclass(frozen=True, kw_only=True)
