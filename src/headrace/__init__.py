@@ -1,5 +1,6 @@
 """headrace: an engine that watches a live video stream with a video language model."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -17,6 +18,8 @@ def __getattr__(name: str) -> Any:
         import headrace.engine as room
     elif name in ("Answer", "Frame", "Query"):
         import headrace.types as room  # type: ignore[no-redef]
+    elif name == "video":
+        return importlib.import_module("headrace.video")
     else:
         raise AttributeError(f"module 'headrace' has no attribute {name!r}")
     return getattr(room, name)

@@ -214,9 +214,11 @@ def wrong_inputs(model: str, tmp_path: Path) -> dict[str, tuple[list[str], str]]
         "times and questions": ([*ask, "ho", "hu", "--at", "1", "--at", "2"], "--at"),
         "negative time": ([*ask, "--at", "-1"], "--at"),
         "bad dtype": ([*ask, "--dtype", "float8"], "float8"),
+        "no device": ([*ask, "--device", "meta"], "meta"),
         "bad device": ([*ask, "--device", "gpu"], "gpu"),
         "bad fps": ([*ask, "--fps", "0"], "fps"),
         "bad temperature": ([*ask, "--temperature", "-1"], "temperature"),
+        "another pipeline to resume": ([*ask, "--resume", str(empty), "-p", "recent:4"], "--resume"),
         "nothing to resume": ([*ask, "--resume", str(empty)], "stream.json"),
         "world into no folder": (["world", str(tmp_path / "no" / "out.mp4")], "folder"),
         "world of no size": (["world", str(tmp_path / "out.mp4"), "--size", "100"], "128"),
@@ -251,6 +253,32 @@ def test_ctrl_c_finishes_saves_and_says_how_to_go_on(model: str, tmp_path: Path)
         stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     events = [json.loads(line)["event"] for line in stdout.splitlines()]
-    assert [event for event in events if event != "step"] == ["answer", "summary", "saved"]
-    assert "--resume headrace-stream" in stderr
+    assert [event for event in events if event != "step"] == ["saved", "answer", "summary"]
     assert (tmp_path / "headrace-stream" / "stream.json").is_file()
+    hint = stderr.strip().splitlines()[-1].removeprefix("headrace:").strip()
+    assert hint == f"headrace ask world:7 hi --resume headrace-stream --realtime --model {model}"
+
+
+def test_resuming_takes_every_frame_once(model: str, tmp_path: Path) -> None:
+    common = ("what colour is the circle", "--model", model, "--max-tokens", "6", "--json")
+    whole = objects(run("ask", "world:7,seconds=6", *common)[1])
+    run("ask", "world:7,seconds=6", *common, "--end", "3", "--state", str(tmp_path / "s"))
+    rest = objects(run("ask", "world:7,seconds=6", *common, "--resume", str(tmp_path / "s"))[1])
+    times = [x["time_s"] for x in rest if x["event"] == "step"]
+    assert times == [3.0, 3.5, 4.0, 4.5, 5.0, 5.5]
+    for name in ("tokens", "evidence", "frames_seen"):
+        first, second = (next(x[name] for x in found if x["event"] == "answer") for found in (whole, rest))
+        assert first == second, name
+
+
+def test_a_closed_pipe_is_no_error(model: str) -> None:
+    command = [sys.executable, "-m", "headrace", "ask", "world:7,seconds=9", "hi", "--model", model, "--json"]
+    env = dict(os.environ, OMP_NUM_THREADS="1")
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr is not None
+        stderr = process.stderr.read()
+    assert stderr == ""
+    assert process.returncode != 2

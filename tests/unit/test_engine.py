@@ -10,7 +10,8 @@ import torch
 
 import headrace
 from headrace.engine import Engine, Pipeline
-from headrace.types import Decision, Event, Observation
+from headrace.engine.state import same
+from headrace.types import Decision, Event, Observation, Query
 from parity.models import QUESTION, frames, tiny
 
 
@@ -141,3 +142,59 @@ def test_tuning_checks_types() -> None:
     for values in ({"memory": {"frames": "x"}}, {"memory": {"frames": 2.5}}, {"compressor": {"keep": None}}):
         with pytest.raises(ValueError, match=r"recent\.frames|uniform\.keep"):
             pipeline.tuned(**values)
+
+
+@dataclass(frozen=True)
+class Broken(Loud):
+    """A speaker that fails at the third step."""
+
+    def step(self, state: int, seen: Observation) -> tuple[int, Decision]:
+        if state == 2:
+            raise RuntimeError("no voice")
+        return state + 1, Decision()
+
+
+@pytest.mark.parametrize("memory", ["full", "recent:3", "streamingllm:9"])
+def test_a_step_that_fails_changes_nothing(memory: str) -> None:
+    stream = tiny(seed=1).engine.open(replace(Pipeline.parse(memory), speaker=Broken()))
+    for frame in frames(2):
+        stream.push(frame)
+    before = stream.fork()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="no voice"):
+            stream.push(frames(3)[2])
+    assert same(stream.state, before.state)
+    assert stream.ask(QUESTION).tokens == before.ask(QUESTION).tokens
+
+
+def test_a_remembered_question_hands_on_what_its_step_said():
+    stream = tiny(seed=1).engine.open(replace(speaking(every=1), chunk_frames=2))
+    for frame in frames(3):
+        heard = stream.push(frame)
+    assert heard == []
+    stream.ask(QUESTION, remember=True, max_tokens=2)
+    assert [event.time_s for event in stream.push(frames(4)[3])] == [2.0]
+
+
+def test_tuning_keeps_to_the_budget():
+    engine = tiny(seed=1).engine
+    stream = engine.open("streamingllm:64", memory_mb=1)
+    with pytest.raises(headrace.engine.MemoryBudgetError, match="memory budget"):
+        stream.tune(memory={"window": 10**6})
+    assert stream.pipeline.memory.window == 64
+    stream.close()
+    with pytest.raises(ValueError, match="closed"):
+        stream.tune(memory={"window": 32})
+
+
+def test_queries_check_their_numbers():
+    for options in ({"max_tokens": 2.5}, {"max_tokens": True}, {"seed": 2**70}, {"seed": -1}, {"evidence": 1.0}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            Query("hi", **options)
+    assert Query("hi", stop="pen").stop == ("pen",)
+    assert engine_settings() == 3
+
+
+def engine_settings() -> int:
+    stream = tiny(seed=1).engine.open("uniform", settings="compressor.keep=3")
+    return stream.pipeline.compressor.keep

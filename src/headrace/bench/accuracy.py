@@ -214,8 +214,8 @@ class _Lane:
 def _blind(engine: Engine, stream: Stream, query: Query) -> str:
     """Answer from the question's words alone."""
     memory = stream.pipeline.memory.read(stream.state.memory, engine.backbone.spec, query=True)
-    prompt = Prompt(stream.state, memory)
-    *_, said = answer(stream.pipeline, engine.backbone, query, prompt, start=time.perf_counter())
+    prompt = Prompt(stream.pipeline, stream.state, memory)
+    *_, said = answer(engine.backbone, query, prompt, start=time.perf_counter())
     assert isinstance(said, Said)
     return said.answer.text
 

@@ -38,24 +38,28 @@ class BareModel:
         features = self._inner.get_video_features(px[None]).pooler_output
         return features.flatten(0, 1)[:-1]  # type: ignore[no-any-return]
 
-    def prefill(self, h: Tensor) -> Tensor:
-        """Run the decoder over (T, D) new rows."""
+    def prefill(self, h: Tensor, *, output: bool = True) -> Tensor:
+        """Run the decoder over (T, D) new rows; without ``output`` the last layer stops at its keys and values."""
         decoder, start, num = self._inner.language_model, self._rows, h.shape[0]
         places = torch.arange(start, start + num, device=h.device)[None]
         cos, sin = decoder.rotary_emb(h[None], places)
         mask = torch.ones(num, start + num, dtype=torch.bool, device=h.device).tril(start)
-        for layer, cache in zip(decoder.layers, self._cache, strict=True):
-            h = self._layer(layer, cache, h, cos[0], sin[0], mask=mask)
+        for index, layer in enumerate(decoder.layers):
+            stops = not output and index == len(decoder.layers) - 1
+            h = self._layer(layer, self._cache[index], h, (cos[0], sin[0]), mask=mask, stops=stops)
         self._rows += num
-        return decoder.norm(h)  # type: ignore[no-any-return]
+        return decoder.norm(h) if output else h
 
-    def _layer(self, layer: Any, cache: Tensor, h: Tensor, cos: Tensor, sin: Tensor, *, mask: Tensor) -> Tensor:
+    def _layer(
+        self, layer: Any, cache: Tensor, h: Tensor, angles: tuple[Tensor, Tensor], *, mask: Tensor, stops: bool
+    ) -> Tensor:
         attn, x, num = layer.self_attn, layer.input_layernorm(h), h.shape[0]
-        q = _turn(attn.q_proj(x).view(num, self._heads, -1).transpose(0, 1), cos, sin)
-        k = _turn(attn.k_proj(x).view(num, self._kv_heads, -1).transpose(0, 1), cos, sin)
         stop = self._rows + num
-        cache[0, :, self._rows : stop] = k
+        cache[0, :, self._rows : stop] = _turn(attn.k_proj(x).view(num, self._kv_heads, -1).transpose(0, 1), *angles)
         cache[1, :, self._rows : stop] = attn.v_proj(x).view(num, self._kv_heads, -1).transpose(0, 1)
+        if stops:
+            return h
+        q = _turn(attn.q_proj(x).view(num, self._heads, -1).transpose(0, 1), *angles)
         o = torch.nn.functional.scaled_dot_product_attention(
             q[None], cache[0, None, :, :stop], cache[1, None, :, :stop], mask, scale=self._scale, enable_gqa=True
         )

@@ -103,7 +103,7 @@ class Timed:
         start = time.perf_counter()
         result = work()
         if self._inner.spec.device.type != "cpu":
-            torch.accelerator.synchronize()
+            torch.accelerator.synchronize(self._inner.spec.device)
         self.ms[name] = 1000 * (time.perf_counter() - start)
         return result
 
@@ -185,7 +185,7 @@ class Bench:
 
     def _wait(self) -> None:
         if self._backbone.spec.device.type != "cpu":
-            torch.accelerator.synchronize()
+            torch.accelerator.synchronize(self._backbone.spec.device)
 
 
 def summarise(setting: Setting, runs: Sequence[Run]) -> dict[str, Any]:

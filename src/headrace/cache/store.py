@@ -171,13 +171,15 @@ class KVCache:
         self._runs[layer], self._open[layer] = tuple(runs), owned
 
     def num_bytes(self) -> int:
-        """Bytes of the rows that have been written to the blocks still held, and of the table."""
+        """Bytes of the blocks still held, on a CPU only of their rows that were written, and of the table."""
         total = self.table.num_bytes()
         for runs in self._runs:
             for run in runs:
                 parts = 2 if run.block.rotated is None else 3
                 heads, _, width = run.block.keys.shape
-                total += run.stop * (heads * width * parts * run.block.keys.itemsize + 8)
+                total += (run.stop if run.block.keys.device.type == "cpu" else run.block.capacity) * (
+                    heads * width * parts * run.block.keys.itemsize + 8
+                )
         return total
 
     def check(self) -> None:

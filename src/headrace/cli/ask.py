@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import logging
 import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -109,42 +111,92 @@ def _run(
     resume: Path | None,
 ) -> None:
     from headrace import video
+    from headrace.cli.watching import ask as ask_now
     from headrace.cli.watching import summary, summary_line, watch
-    from headrace.engine import Pipeline, load
+    from headrace.engine import load
+    from headrace.types import Cursor
 
-    Pipeline.parse(running["pipeline"], running["settings"], chunk_frames=running["chunk_frames"])
-    with video.open(source, **window) as opened:
-        engine = load(
-            weights.model,
-            revision=weights.revision,
-            offline=weights.offline,
-            dtype=weights.dtype,
-            device=weights.device,
-        )
-        if resume is not None:
-            stream = engine.resume(resume, memory_mb=running["memory_mb"])
-        else:
+    _check_running(running, resume)
+    log = logging.getLogger("headrace.video")
+    log.addHandler(_Notes(out))
+    log.propagate = False
+    with contextlib.ExitStack() as stack:
+        if resume is None:
+            opened = stack.enter_context(video.open(source, **window))
+        engine = load(**dataclasses.asdict(weights))
+        for asking in asks:
+            engine.backbone.turn(asking.query.text, Cursor())
+        if resume is None:
             stream = engine.open(**running)
+        else:
+            stream = engine.resume(resume, memory_mb=running["memory_mb"])
+            if window["start"] is None and stream.num_frames:
+                window = {**window, "start": stream.state.time_s}
+            opened = stack.enter_context(video.open(source, **window))
         out.object("start", source=opened.name, model=engine.backbone.spec.name, pipeline=str(stream.pipeline))
-        result = watch(stream, opened, asks, out, answered=lambda _, answer: out.answer(answer), stepped=out.report)
-        for warning in opened.warnings:
-            out.note(warning)
-        totals = summary(stream, result.reports)
+
+        def answered(_: Any, answer: Any) -> None:
+            out.answer(answer)
+
+        result = watch(stream, opened, asks, out, answered=answered, stepped=out.report)
+        folder = state or (Path("headrace-stream") if result.interrupted else None)
+        if folder is not None and stream.num_frames:
+            stream.save(folder)
+            out.object("saved", folder=str(folder), time_s=stream.state.time_s)
+        for asking in result.unasked:
+            if asking.at_s is None and (stream.num_frames or not result.interrupted):
+                ask_now(stream, asking, answered)
+        totals = summary(stream, result)
         out.object("summary", **totals, dropped=opened.dropped, gaps=opened.gaps, interrupted=result.interrupted)
         if totals:
             out.line(summary_line(totals), style="dim")
-        if state is not None or result.interrupted:
-            _save(out, stream, state or Path("headrace-stream"), interrupted=result.interrupted)
     if result.interrupted:
+        if stream.num_frames:
+            out.note(f"stopped at {stream.state.time_s:g} s and saved to {folder}; to go on:")
+            out.note(f"  {_again(source, asks, result.unasked, window, weights, folder)}")
         raise typer.Exit(130)
 
 
-def _save(out: Output, stream: Any, folder: Path, *, interrupted: bool) -> None:
-    """Save the stream and say how to go on."""
-    stream.save(folder)
-    out.object("saved", folder=str(folder), time_s=stream.state.time_s)
-    if interrupted:
-        args = [arg for arg in sys.argv[1:] if arg]
-        again = shlex.join(["headrace", *args])
-        out.note(f"stopped at {stream.state.time_s:g} s and saved to {folder}; to go on:")
-        out.note(f"  {again} --resume {shlex.quote(str(folder))} --start {stream.state.time_s:g}")
+def _check_running(running: dict[str, Any], resume: Path | None) -> None:
+    """Refuse a wrong pipeline before anything is loaded, and any pipeline for a stream that has one."""
+    from headrace.engine import Pipeline
+
+    Pipeline.parse(running["pipeline"], running["settings"], chunk_frames=running["chunk_frames"])
+    if resume is not None and (running["pipeline"], tuple(running["settings"]), running["chunk_frames"]) != (
+        "dense",
+        (),
+        1,
+    ):
+        raise ValueError("--resume: goes on with the saved pipeline; leave out --pipeline, --set and --chunk-frames")
+
+
+def _again(source: str, asks: Any, unasked: Any, window: dict[str, Any], weights: Weights, folder: Path | None) -> str:
+    """The command that goes on with a saved stream and asks what is still open."""
+    left = unasked or asks
+    command = ["headrace", "ask", source, *dict.fromkeys(asking.query.text for asking in left)]
+    for asking in left:
+        command += [] if asking.at_s is None else ["--at", f"{asking.at_s:g}"]
+    command += ["--resume", str(folder)]
+    for name in ("fps", "end"):
+        if window[name] is not None and (name, window[name]) != ("fps", FRAMES_PER_SECOND):
+            command += [f"--{name}", f"{window[name]:g}"]
+    command += ["--realtime"] if window["realtime"] else []
+    for name, value, default in (
+        ("model", weights.model, "nano"),
+        ("revision", weights.revision, None),
+        ("dtype", weights.dtype, "auto"),
+        ("device", weights.device, "auto"),
+    ):
+        command += [] if value == default else [f"--{name}", str(value)]
+    return shlex.join(command + (["--offline"] if weights.offline else []))
+
+
+class _Notes(logging.Handler):
+    """Shows what a source has to say as soon as it says it."""
+
+    def __init__(self, out: Output) -> None:
+        super().__init__()
+        self._out = out
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._out.note(record.getMessage())

@@ -56,13 +56,16 @@ def demo(
                 out.line(step_line(report), style="dim")
 
         result = watch(stream, source, plan, Output(as_json=as_json, verbosity=-1), answered=answered, stepped=stepped)
-    totals = summary(stream, result.reports)
+    totals = summary(stream, result)
     accuracy = sum(right) / len(right) if right else 0.0
     out.object("summary", **totals, asked=len(right), right=sum(right), accuracy=accuracy)
     if totals:
         out.line()
         out.line(f"{sum(right)} of {len(right)} answers are true ({accuracy:.0%}).", style="bold")
         out.line(summary_line(totals) + ".")
+    if result.interrupted:
+        raise typer.Exit(130)
+    if totals:
         out.line('Try your own:  headrace ask VIDEO "QUESTION" --model llava-hf/llava-onevision-qwen2-0.5b-ov-hf')
 
 

@@ -20,6 +20,8 @@ def clean(command: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(context: typer.Context, *args: Any, **kwargs: Any) -> Any:
         try:
             return command(context, *args, **kwargs)
+        except BrokenPipeError:
+            raise
         except (ValueError, OSError, MemoryError) as error:
             if context.obj.verbosity > 0:
                 raise

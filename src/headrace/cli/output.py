@@ -7,12 +7,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from headrace.types import Answer, Report
+if TYPE_CHECKING:
+    from headrace.types import Answer, Report
 
 
 @dataclass
@@ -59,10 +61,10 @@ class Output:
             return
         mark = "" if right is None else " ✓" if right else " ✗"
         colour = "green" if right is not False else "red"
-        self.console.print(f"  {answer.time_s:7.2f} s  [bold]Q[/bold] {_plain(answer.question)}")
-        told = "" if truth is None else f"   (truth: {_plain(truth)}){mark}"
+        self.console.print(f"  {answer.time_s:7.2f} s  [bold]Q[/bold] {escape(answer.question)}")
+        told = "" if truth is None else f"   (truth: {escape(truth)}){mark}"
         self.console.print(
-            f"             [bold]A[/bold] [{colour}]{_plain(answer.text) or '(silence)'}[/{colour}]{told}"
+            f"             [bold]A[/bold] [{colour}]{escape(answer.text) or '(silence)'}[/{colour}]{told}"
         )
         rests = ", ".join(f"{m.time_s:g} s ({m.score:.0%})" for m in answer.evidence)
         where = f", most attention on {rests}" if rests else ""
@@ -94,8 +96,3 @@ def size(num_bytes: float) -> str:
             return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
         num_bytes /= 1024
     raise AssertionError
-
-
-def _plain(text: str) -> str:
-    """Escape rich's markup."""
-    return text.replace("[", "\\[")

@@ -26,22 +26,42 @@ class Asking:
 
 @dataclass
 class Watched:
-    """What came of watching.
+    """What came of watching, in sums that do not grow with the stream.
 
     Attributes:
-        reports: What each step cost.
+        frames: Frames taken in.
+        tokens_in: Visual tokens before compression.
+        tokens_kept: Visual tokens after it.
+        total_ms: Milliseconds of all stages.
+        memory_bytes: Held after the last step.
         interrupted: True when Ctrl-C ended it.
-        unasked: Questions whose time had not come when it ended.
+        unasked: Questions that are still to be asked: those without a time, and on Ctrl-C those whose time had not
+            come.
     """
 
-    reports: list[Report] = field(default_factory=list)
+    frames: int = 0
+    tokens_in: int = 0
+    tokens_kept: int = 0
+    total_ms: float = 0.0
+    memory_bytes: int = 0
     interrupted: bool = False
     unasked: list[Asking] = field(default_factory=list)
 
+    def add(self, report: Report) -> None:
+        """Count a step."""
+        self.frames += len(report.frames)
+        self.tokens_in += report.tokens_in
+        self.tokens_kept += report.tokens_kept
+        self.total_ms += sum(report.stage_ms.values())
+        self.memory_bytes = report.memory_bytes
+
 
 @contextmanager
-def graceful() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into a flag, so that the frame at hand is finished; the second one stops at once."""
+def graceful(source: VideoSource) -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into a flag, so that the frame at hand is finished; the second one stops at once.
+
+    A live source is closed too: it may never send another frame.
+    """
     asked_to_stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked_to_stop
@@ -51,6 +71,8 @@ def graceful() -> Iterator[threading.Event]:
     def note(_: int, __: FrameType | None) -> None:
         asked_to_stop.set()
         signal.signal(signal.SIGINT, before)
+        if source.live:
+            threading.Thread(target=source.close, daemon=True).start()
 
     signal.signal(signal.SIGINT, note)
     try:
@@ -70,6 +92,9 @@ def watch(
 ) -> Watched:
     """Push every frame of a source, and ask each question right after the last frame that is not later than its time.
 
+    A stream that has seen frames goes on: what it has seen of a source with a beginning is skipped, and the clock of a
+    live one is moved behind it.
+
     Args:
         stream: Where to push.
         source: Where from.
@@ -79,58 +104,61 @@ def watch(
         stepped: Called with what each step cost.
 
     Returns:
-        What came of it. Questions without a time are asked at the end, also when Ctrl-C ended it.
+        What came of it; questions without a time are still to be asked.
     """
-    result, first_index = Watched(), stream.num_frames
+    result, seen, last_s = Watched(), stream.num_frames, stream.state.time_s
     timed = sorted((ask for ask in asks if ask.at_s is not None), key=lambda ask: ask.at_s or 0.0)
-    seen_before = stream.num_frames
-    with graceful() as stop, out.progress(f"watching {source.name}", source.num_frames) as move:
-        for frame in source:
-            while timed and stream.num_frames > seen_before and frame.time_s > (timed[0].at_s or 0.0):
-                _ask(stream, timed.pop(0), answered)
-            for event in stream.push(replace(frame, index=frame.index + first_index)):
+    untimed = [ask for ask in asks if ask.at_s is None]
+    with graceful(source) as stop, out.progress(f"watching {source.name}", source.num_frames) as move:
+        for taken in source:
+            frame = replace(taken, index=taken.index + seen)
+            if seen and source.live:
+                frame = replace(frame, time_s=frame.time_s + last_s)
+            elif seen and frame.time_s <= last_s:
+                continue
+            while timed and stream.num_frames > seen and frame.time_s > (timed[0].at_s or 0.0):
+                ask(stream, timed.pop(0), answered)
+            for event in stream.push(frame):
                 out.answer(event.answer)
             if stream.report is not None:
-                result.reports.append(stream.report)
+                result.add(stream.report)
                 stepped(stream.report)
             move()
             if stop.is_set():
-                result.interrupted = True
                 break
+        result.interrupted = stop.is_set()
     if result.interrupted:
-        result.unasked = timed
-    else:
-        for ask in timed:
-            if (ask.at_s or 0.0) > stream.state.time_s + 1.0:
-                out.note(f"--at {ask.at_s:g}: the stream ended at {stream.state.time_s:g} s; asked at the end")
-            _ask(stream, ask, answered)
-    for ask in asks:
-        if ask.at_s is None:
-            _ask(stream, ask, answered)
+        result.unasked = [*untimed, *timed]
+        return result
+    for late in timed:
+        if (late.at_s or 0.0) > stream.state.time_s + 1.0:
+            out.note(f"--at {late.at_s:g}: the stream ended at {stream.state.time_s:g} s; asked at the end")
+        ask(stream, late, answered)
+    result.unasked = untimed
     return result
 
 
-def _ask(stream: Stream, ask: Asking, answered: Callable[[Asking, Answer], None]) -> None:
-    answered(ask, stream.ask(ask.query))
+def ask(stream: Stream, asking: Asking, answered: Callable[[Asking, Answer], None]) -> None:
+    """Ask a question now."""
+    answered(asking, stream.ask(asking.query))
 
 
-def summary(stream: Stream, reports: Sequence[Report]) -> dict[str, float]:
-    """Totals and means over the steps of a stream, for the last line of a command.
+def summary(stream: Stream, result: Watched) -> dict[str, float]:
+    """Totals and means over what was watched, for the last line of a command.
 
     A memory that grows says by how many bytes per frame (``memory_bytes_per_frame``), one that does not says the most
     it will hold (``memory_bound_bytes``).
     """
-    frames = sum(len(report.frames) for report in reports)
-    if not frames:
+    if not result.frames:
         return {}
-    held = reports[-1].memory_bytes
+    held = result.memory_bytes
     bound = stream.pipeline.memory.bound_bytes(stream.spec)
     grows = {"memory_bytes_per_frame": held / stream.num_frames} if bound is None else {"memory_bound_bytes": bound}
     return {
-        "frames": frames,
-        "tokens_in_per_frame": sum(report.tokens_in for report in reports) / frames,
-        "tokens_kept_per_frame": sum(report.tokens_kept for report in reports) / frames,
-        "ms_per_frame": sum(sum(report.stage_ms.values()) for report in reports) / frames,
+        "frames": result.frames,
+        "tokens_in_per_frame": result.tokens_in / result.frames,
+        "tokens_kept_per_frame": result.tokens_kept / result.frames,
+        "ms_per_frame": result.total_ms / result.frames,
         "memory_bytes": held,
         **grows,
     }

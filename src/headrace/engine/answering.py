@@ -18,8 +18,9 @@ from headrace.types import Answer, Cursor, Query, Segment, Span, Token, join
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a question is answered from: the state at its moment, and a Context on its memory."""
+    """What a question is answered from: what runs, the state at its moment, and a Context on its memory."""
 
+    pipeline: Pipeline
     state: StreamState
     context: Context
 
@@ -41,13 +42,10 @@ class Said:
     cursor: Cursor
 
 
-def answer(
-    pipeline: Pipeline, backbone: Backbone, query: Query, prompt: Prompt, *, start: float
-) -> Iterator[Token | Said]:
+def answer(backbone: Backbone, query: Query, prompt: Prompt, *, start: float) -> Iterator[Token | Said]:
     """Answer token by token; the last item is what was said. Touches nothing but the prompt's Context.
 
     Args:
-        pipeline: What runs.
         backbone: The model.
         query: The question and how to decode.
         prompt: What it is answered from; used up by it.
@@ -55,7 +53,7 @@ def answer(
     """
     context = prompt.context
     with torch.no_grad():
-        cursor = _show_past(pipeline, backbone, prompt)
+        cursor = _show_past(backbone, prompt)
         closing, turn = backbone.close_clip(cursor), backbone.turn(query.text, cursor)
         asked = turn if closing is None else join([closing, turn])
         placed, cursor = backbone.place(cursor, asked)
@@ -72,7 +70,7 @@ def answer(
         ids.append(token)
         yield Token(token, text.add(token))
         finish = "stop" if text.stopped else finish
-        last = text.stopped or len(ids) == query.max_tokens
+        last = text.stopped or len(ids) >= query.max_tokens
         if last and not query.remember:
             break
         with torch.no_grad():
@@ -100,9 +98,9 @@ def answer(
     yield Said(found, asked, span, cursor)
 
 
-def _show_past(pipeline: Pipeline, backbone: Backbone, prompt: Prompt) -> Cursor:
+def _show_past(backbone: Backbone, prompt: Prompt) -> Cursor:
     """Bring the Context to the question's moment: a token memory's frames, then frames that wait for their step."""
-    state, context = prompt.state, prompt.context
+    pipeline, state, context = prompt.pipeline, prompt.state, prompt.context
     cursor, memory, segment = state.cursor, state.memory, None
     if state.pending:
         _, _, tokens, _ = see(pipeline, backbone, state, state.pending, Stopwatch(backbone))

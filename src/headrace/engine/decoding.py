@@ -25,7 +25,7 @@ class Chooser:
         """Choose from (V,) logits."""
         if self._query.temperature == 0:
             return int(logits.argmax())
-        odds = logits.double().cpu()  # the likeliest at 0, so that no temperature is too low to divide by
+        odds = logits.cpu().double()  # the likeliest at 0, so that no temperature is too low to divide by
         probabilities = torch.softmax((odds - odds.max()) / self._query.temperature, dim=-1)
         if self._query.top_p < 1:
             ranked, order = probabilities.sort(descending=True, stable=True)

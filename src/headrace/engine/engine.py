@@ -30,7 +30,7 @@ class Engine:
         self,
         pipeline: str | Pipeline = "dense",
         *,
-        settings: Iterable[str] = (),
+        settings: Iterable[str] | str = (),
         chunk_frames: int = 1,
         memory_mb: float | None = None,
     ) -> Stream:
@@ -38,7 +38,7 @@ class Engine:
 
         Args:
             pipeline: A Pipeline, or its text such as ``dense``, ``recent:4``, ``streamingllm:2048+uniform:0.3``.
-            settings: ``role.field=value`` texts, for a pipeline given as text.
+            settings: ``role.field=value`` texts (or one), for a pipeline given as text.
             chunk_frames: Frames per step, for a pipeline given as text.
             memory_mb: Most the stream's past may take, in MiB; None for no limit.
 
@@ -46,6 +46,7 @@ class Engine:
             ValueError: The pipeline, a setting or the budget is wrong.
         """
         if isinstance(pipeline, str):
+            settings = (settings,) if isinstance(settings, str) else settings
             pipeline = Pipeline.parse(pipeline, settings, chunk_frames=chunk_frames)
         return Stream(self, pipeline, budget_bytes=_bytes(memory_mb))
 
@@ -108,7 +109,7 @@ def choose_device(device: str | torch.device) -> torch.device:
         return torch.device("cpu") if found is None else found
     try:
         place = torch.device(device)
-        torch.empty(1, device=place)
+        torch.zeros(1, device=place).item()
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device: {device!r} cannot be used here ({str(error).splitlines()[0]})") from None
     return place

@@ -39,15 +39,15 @@ class Stopwatch:
 
     def __init__(self, backbone: Backbone) -> None:
         self.stage_ms: dict[str, float] = {}
-        self._wait = backbone.spec.device.type != "cpu"
+        self._device = backbone.spec.device
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Add the time of a block of code to a stage; waits for the device so that work is counted where it is."""
         start = time.perf_counter()
         yield
-        if self._wait:
-            torch.accelerator.synchronize()
+        if self._device.type != "cpu":
+            torch.accelerator.synchronize(self._device)
         self.stage_ms[name] = self.stage_ms.get(name, 0.0) + 1000 * (time.perf_counter() - start)
 
 
@@ -94,21 +94,20 @@ def advance(
     watch = Stopwatch(backbone)
     encoder, compressor, tokens, num_in = see(pipeline, backbone, state, frames, watch)
     segment, cursor = backbone.wrap(tokens, state.cursor), state.cursor
-    memory, hidden = state.memory, None
-    if pipeline.memory.kind == "tokens":
-        with watch.stage("prefill"):
-            memory = pipeline.memory.write(memory, Span(segment=segment, tokens=tokens))
-    else:
+    span, hidden = Span(segment=segment, tokens=tokens), None
+    if pipeline.memory.kind != "tokens":
         with watch.stage("prefill"):
             segment, cursor = backbone.place(cursor, segment)
-            context = pipeline.memory.read(memory, backbone.spec, query=False)
+            context = pipeline.memory.read(state.memory, spec, query=False)
             reads = pipeline.speaker.reads_hidden
             rows = backbone.extend(segment, context, pruner=pipeline.pruner, outputs=None if reads else 0)
             hidden = rows if reads else None
-            memory = pipeline.memory.write(memory, context.finish())
+            span = context.finish()
     with watch.stage("speak"):
         seen = Observation(frames[-1].index, frames[-1].time_s, hidden, tokens)
         speaker, decision = pipeline.speaker.step(state.speaker, seen)
+    with watch.stage("prefill"):
+        memory = pipeline.memory.write(state.memory, span)  # last: what failed before has changed nothing
     after = replace(
         state,
         encoder=encoder,

@@ -54,12 +54,8 @@ class Stream:
             raise ValueError(
                 "this speaker reads the decoder's rows, and a token memory runs the decoder only when asked"
             )
-        bound = pipeline.memory.bound_bytes(engine.backbone.spec)
-        if budget_bytes is not None and bound is not None and bound > budget_bytes:
-            raise MemoryBudgetError(
-                f"memory budget: this memory may take {bound / 2**20:.1f} MB, more than the"
-                f" {budget_bytes / 2**20:.1f} MB allowed; raise --memory-mb or give the memory a smaller window"
-            )
+        self._check_bound(pipeline)
+        self._unheard: list[Event] = []
         with torch.no_grad():
             self._state = self._start() if state is None else state
 
@@ -101,16 +97,21 @@ class Stream:
             seen = replace(self._state, num_frames=self._state.num_frames + 1, time_s=frame.time_s)
             if len(pending) < self._step_frames:
                 self._state, self.report = replace(seen, pending=pending), None
-                return []
-            return self._step(replace(seen, pending=()), pending)
+                return self._heard()
+            self._step(replace(seen, pending=()), pending)
+            return self._heard()
 
-    def _step(self, state: StreamState, frames: Sequence[Frame]) -> list[Event]:
+    def _heard(self) -> list[Event]:
+        """Hand out what the stream has said since the last push."""
+        events, self._unheard = self._unheard, []
+        return events
+
+    def _step(self, state: StreamState, frames: Sequence[Frame]) -> None:
         """Run a step and put its result in place: the only line that replaces what the stream has seen."""
         after, report, decision = advance(self.pipeline, self._backbone, state, frames, budget_bytes=self._budget_bytes)
         self._state, self.report = after, report
-        if not decision.speak:
-            return []
-        return [Event(report.time_s, decision, self.ask(Query(decision.prompt)))]
+        if decision.speak:
+            self._unheard.append(Event(report.time_s, decision, self.ask(Query(decision.prompt))))
 
     @property
     def _step_frames(self) -> int:
@@ -150,7 +151,7 @@ class Stream:
         return self._ask(query, self._prompt(query), start)
 
     def _ask(self, query: Query, prompt: Prompt, start: float) -> Iterator[Token | Answer]:
-        for part in answer(self.pipeline, self._backbone, query, prompt, start=start):
+        for part in answer(self._backbone, query, prompt, start=start):
             if isinstance(part, Said) and query.remember:
                 self._remember(part)
             yield part.answer if isinstance(part, Said) else part
@@ -171,17 +172,19 @@ class Stream:
             if not self._state.num_frames:
                 raise ValueError("question: no frame has been pushed yet; push at least one before asking")
             num_rows = 1 + len(self._backbone.turn(query.text, self._state.cursor)) + query.max_tokens
-            if query.remember and self._state.pending:
-                self._step(replace(self._state, pending=()), self._state.pending)
             if query.remember:
-                check_budget(self.pipeline, self.spec, self._state.memory, num_rows, self._budget_bytes)
+                grid, pending = self.spec.grid, self._state.pending
+                most = num_rows + len(pending) * (grid[0] * grid[1] + 1)
+                check_budget(self.pipeline, self.spec, self._state.memory, most, self._budget_bytes)
+                if pending:
+                    self._step(replace(self._state, pending=()), pending)
             state, memory = self._state, self.pipeline.memory
             context = memory.read(state.memory, self.spec, query=True)
             if state.pending:
                 state = replace(state, encoder=fork(state.encoder), compressor=fork(state.compressor))
             if memory.kind == "tokens":  # read outside the lock, while a push may write to the stream's own
                 state = replace(state, memory=fork(state.memory))
-        return Prompt(state, context)
+        return Prompt(self.pipeline, state, context)
 
     def _remember(self, said: Said) -> None:
         """Write a question and its answer into the memory."""
@@ -200,9 +203,17 @@ class Stream:
             return Stream(self._engine, self.pipeline, budget_bytes=self._budget_bytes, state=fork(self._state))
 
     def tune(self, **values: Any) -> None:
-        """Change tunable fields while the stream runs, e.g. ``tune(compressor={"keep": 30})``."""
+        """Change tunable fields while the stream runs, e.g. ``tune(compressor={"keep": 30})``.
+
+        Raises:
+            ValueError: A field is not tunable, a value is out of range, or the stream is closed.
+            MemoryBudgetError: The memory might then hold more than its budget.
+        """
         with self._lock:
-            self.pipeline = self.pipeline.tuned(**values)
+            self._check_open()
+            pipeline = self.pipeline.tuned(**values)
+            self._check_bound(pipeline)
+            self.pipeline = pipeline
 
     def save(self, folder: str | Path) -> None:
         """Write the stream to a folder, from which ``Engine.resume`` goes on exactly."""
@@ -213,6 +224,7 @@ class Stream:
     def close(self) -> None:
         """Forget the past; further calls fail."""
         with self._lock:
+            self._check_free()
             self._closed = True
             self._state = replace(self._state, encoder=None, compressor=None, memory=None, speaker=None, pending=())
 
@@ -221,6 +233,15 @@ class Stream:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _check_bound(self, pipeline: Pipeline) -> None:
+        """Refuse a memory that may outgrow the budget."""
+        bound, budget = pipeline.memory.bound_bytes(self.spec), self._budget_bytes
+        if budget is not None and bound is not None and bound > budget:
+            raise MemoryBudgetError(
+                f"memory budget: this memory may take {bound / 2**20:.1f} MB, more than the {budget / 2**20:.1f} MB"
+                " allowed; raise --memory-mb or give the memory a smaller window"
+            )
 
     def _check_open(self) -> None:
         if self._closed:

@@ -78,7 +78,12 @@ def _kernel(
     if q.device.type == "cpu":
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=scale)
         return out, lse
-    out, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, None, True, 0.0, causal, scale=scale)
+    try:
+        out, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
+            q, k, v, None, True, 0.0, causal, scale=scale
+        )
+    except NotImplementedError:  # an accelerator without this kernel
+        return plain_attention(q, k, v, scale, causal=causal)
     return out, lse[..., : q.shape[2]]
 
 

@@ -16,11 +16,11 @@ class Query:
 
     Attributes:
         text: The question.
-        max_tokens: Longest answer, in tokens, >= 1.
+        max_tokens: Longest answer, in tokens, a whole number >= 1.
         temperature: 0 takes the likeliest token; above 0 samples.
         top_p: Sample from the smallest set of tokens with at least this probability, 0 < top_p <= 1.
-        seed: Seed of the sampling; the same seed gives the same answer.
-        stop: Strings that end the answer; they are not part of it.
+        seed: Seed of the sampling, 0 <= seed < 2**63; the same seed gives the same answer.
+        stop: Strings that end the answer, or one; they are not part of it.
         remember: Write the question and the answer into the stream's memory.
         evidence: How many moments to name.
     """
@@ -30,13 +30,20 @@ class Query:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
-    stop: tuple[str, ...] = ()
+    stop: tuple[str, ...] | str = ()
     remember: bool = False
     evidence: int = 3
 
     def __post_init__(self) -> None:
         if not self.text.strip():
             raise ValueError("question: is empty; give a question in words")
+        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
+        for name in ("max_tokens", "seed", "evidence"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ValueError(f"{name}: must be a whole number, not {value!r}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed: must be from 0 to 2**63 - 1, not {self.seed}")
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens: must be at least 1, not {self.max_tokens}")
         if not 0 <= self.temperature < float("inf"):
@@ -49,7 +56,10 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One decoded token: its vocabulary id, and the text that became certain with it."""
+    """One decoded token: its vocabulary id, and the text that became certain with it.
+
+    Text that was held back to the end comes last, with the id -1.
+    """
 
     id: int
     text: str
@@ -68,7 +78,7 @@ class Answer:
         first_token_ms: From the question to the first token.
         total_ms: From the question to the end.
         prompt_rows: Decoder rows that were run for the question.
-        finish: ``stop``, ``length`` or ``cancelled``.
+        finish: ``stop`` or ``length``.
         evidence: The frames the prompt's last row paid most attention to.
     """
 
@@ -93,7 +103,7 @@ class Report:
         time_s: Time of the last of them.
         tokens_in: Visual tokens before the compressor.
         tokens_kept: Visual tokens after it.
-        stage_ms: Milliseconds per stage: ``pixels``, ``encode``, ``compress``, ``prefill``, ``speak``.
+        stage_ms: Milliseconds per stage: ``encode`` (pixels included), ``compress``, ``prefill``, ``speak``.
         memory_bytes: Bytes the memory holds after the step.
     """
 
