@@ -31,8 +31,8 @@ class Overhead:
         rows_per_frame: Decoder rows of a frame.
         repeats: Runs over all frames.
         engine_ms: Median ms per frame of the engine: pixels, tower, compressor, prefill, memory.
-        bare_ms: Median ms per frame of the bare modules doing the same; both stop the last decoder layer at its keys and
-            values, because nobody asked about the frame.
+        bare_ms: Median ms per frame of the bare modules doing the same; both stop the last decoder layer at its keys
+            and values, because nobody asked about the frame.
         engine_ratio: Engine against bare modules, sums over all frames.
         prefill_ms: Median ms per frame of the engine's prefill.
         transformers_ms: Median ms per frame of transformers' decoder with its own cache on the same rows, last layer
