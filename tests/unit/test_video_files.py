@@ -16,6 +16,7 @@ import torch
 
 from headrace import video
 from headrace.types import Frame
+from headrace.video.spool import read_head
 from unit.video_clips import every, make_clip, number_of, picture, set_rotation
 
 
@@ -280,16 +281,36 @@ def test_a_binary_file_object_and_a_pipe_are_read(tmp_path):
     assert [number_of(f.image) for f in frames] == [13, 18, 23, 28]
 
 
-def test_an_mp4_that_cannot_be_piped_is_one_clear_line(tmp_path):
-    data = make_clip(tmp_path / "c.mov", every(40, 50), codec="rawvideo", pix_fmt="rgb24").read_bytes()
+class Pipe(io.BytesIO):
+    def seekable(self):
+        return False
 
-    class Pipe(io.BytesIO):
-        def seekable(self):
-            return False
 
-    with pytest.raises(video.VideoError, match="index first") as problem, video.open(Pipe(data)) as s:
-        next(s)
-    assert "\n" not in str(problem.value)
+@pytest.mark.parametrize("suffix", ["mp4", "mov"])
+@pytest.mark.parametrize("options", [{}, {"movflags": "faststart"}], ids=["index last", "index first"])
+def test_an_mp4_may_be_piped_wherever_its_index_is(tmp_path, suffix, options):
+    data = make_clip(tmp_path / f"c.{suffix}", every(40, 50), options=options).read_bytes()
+    assert (data.index(b"moov") > data.index(b"mdat")) == (not options)
+    with video.open(Pipe(data)) as s:
+        frames = list(s)
+    assert [number_of(f.image) for f in frames] == list(range(50))
+    assert s.warnings == []
+
+
+def test_the_first_boxes_tell_where_the_index_is():
+    def box(kind, size):
+        return size.to_bytes(4, "big") + kind + bytes(size - 8)
+
+    def look(data):
+        return read_head(io.BytesIO(data).read)
+
+    start = box(b"ftyp", 24)
+    assert look(start + box(b"free", 40) + box(b"mdat", 99)) == (start + box(b"free", 40) + box(b"mdat", 99)[:8], True)
+    assert look(start + box(b"moov", 99))[1] is False
+    for data in (b"", b"abc", b"no video at all", box(b"mdat", 50), start, start[:9], box(b"free", 16)):
+        head, index_last = look(data)
+        assert data.startswith(head)
+        assert not index_last
 
 
 def test_a_dash_is_standard_input(tmp_path, monkeypatch):

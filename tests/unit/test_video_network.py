@@ -286,3 +286,21 @@ def test_rtsp_is_live(tmp_path):
         sender.wait(10)
     assert numbers(frames) == list(range(50))
     assert [f.time_s for f in frames] == pytest.approx([i * 0.04 for i in range(50)], abs=0.001)
+
+
+@pytest.mark.parametrize("options", [{}, {"movflags": "faststart"}], ids=["index last", "index first"])
+def test_a_server_without_ranges(server, tmp_path, options):
+    data = make_clip(tmp_path / "c.mp4", every(40, 20), options=options).read_bytes()
+
+    def whole(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data)
+
+    server.special["/plain.mp4"] = whole
+    with video.open(f"{server.url}/plain.mp4", start=0.4) as s:
+        frames = list(s)
+    assert not s.live
+    assert [number_of(f.image) for f in frames] == list(range(10, 20))
+    assert [("fetched whole" in line) for line in s.warnings] == [True] * (not options)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -23,6 +23,7 @@ from headrace.video.piped import Piped, can_seek
 from headrace.video.reconnect import Reconnect, Unbroken
 from headrace.video.shots import Reader, Warn
 from headrace.video.source import Notes, VideoSource, Wanted
+from headrace.video.spool import fetched, read_head, spooled
 
 #: What can be watched: text or a path, a binary file object, an array, or an iterable of arrays.
 Source = str | os.PathLike[str] | BinaryIO | Iterable[Any]
@@ -82,7 +83,12 @@ def open(
     reader: Reader
     if isinstance(where, Address):
         opening = _opening(where, dict(options or {}), (open_timeout_s, read_timeout_s), live)
-        reader = _connect(opening, notes)
+        file = fetched(str(where.target), where.name, open_timeout_s, notes) if live is not True else None
+        if file is not None:
+            opening = Opening(file, where.name, options=dict(options or {}), live=False)
+            reader = ContainerReader(opening, notes)
+        else:
+            reader = _connect(opening, notes)
         if reader.facts.live:
             again = partial(ContainerReader, opening, notes)
             reader = Unbroken(reader, again, reconnect or Reconnect(), clock, wait, notes)
@@ -180,8 +186,15 @@ def _open_stream(stream: BinaryIO, options: dict[str, str], warn: Warn) -> Reade
     isatty = getattr(stream, "isatty", None)
     if isatty is not None and isatty():
         raise VideoError(f"cannot open {name}: nothing is piped into it")
-    again = can_seek(stream)
-    target = stream if again else Piped(stream, name)
+    again, target = can_seek(stream), stream
+    if not again:
+        piped = Piped(stream, name)
+        head, index_last = read_head(piped.read)
+        if index_last:
+            again, target = True, spooled(head, piped.read)
+        else:
+            piped.put_back(head)
+            target = cast(BinaryIO, piped)
     return ContainerReader(Opening(target, name, options=options, live=False, again=again), warn)
 
 

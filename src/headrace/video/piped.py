@@ -15,11 +15,19 @@ class Piped:
         """Wrap a stream; it is not closed from here."""
         self.name = name
         self._read = getattr(stream, "read1", stream.read)
+        self._ahead = b""
 
     def read(self, size: int) -> bytes:
         """Return up to ``size`` bytes, and none only at the end."""
-        data: bytes = self._read(size)
-        return data
+        if self._ahead:
+            data, self._ahead = self._ahead[:size], self._ahead[size:]
+            return data
+        fresh: bytes = self._read(size)
+        return fresh
+
+    def put_back(self, data: bytes) -> None:
+        """Have ``data`` read again."""
+        self._ahead = data + self._ahead
 
 
 def can_seek(stream: BinaryIO) -> bool:
