@@ -1,8 +1,8 @@
 """Which visual tokens a training clip keeps.
 
 A model that is to live behind any compressor must not be trained with one: every clip draws one of four neutral
-selectors, a third of the time a uniform one, and none of them is a method headrace ships. Kept tokens keep their
-position ids.
+selectors, a third of the time a uniform one, and none of them scores tokens as a published method does. Kept tokens
+keep their position ids.
 """
 
 from __future__ import annotations

@@ -59,8 +59,8 @@ trained from nothing on headrace's own synthetic world. It loads with plain tran
   up, held-out worlds 2^30 up to 2^30 + 2^20; neither meets the small seeds people type.
 - **Recipe**: `headrace train nano`, seed {trained.seed}, {trained.threads} thread(s): {phases}.
 - **Positions**: tokens that a compressor drops leave a gap (`positions: original` in config.json). Training dropped
-  tokens by a mixture of neutral selectors (uniform, frame difference, noisy and exact foreground), none of which is a
-  method that headrace ships.
+  tokens by a mixture of neutral selectors (uniform, frame difference, noisy and exact foreground), none of which
+  scores tokens as a published method does.
 - **Not trained**: standing instructions (speak or stay silent), several turns, clips of more than 16 frames.
 - **File**: model.safetensors, bf16, sha256 `{digest}`.
 

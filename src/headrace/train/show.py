@@ -66,7 +66,7 @@ def draw_curve(folder: Path) -> Path | None:
                 lines[name].append((at, 0.9 * old + 0.1 * value))
     figure, (top, below) = pyplot.subplots(2, 1, figsize=(9, 8), sharex=True)
     for name, points in sorted(lines.items()):
-        (top if name == "loss" else below).plot(*zip(*points, strict=True), label=name, linewidth=1)
+        (top if name in ("loss", "answers") else below).plot(*zip(*points, strict=True), label=name, linewidth=1)
     for at in range(1, len(rows)):
         if rows[at]["phase"] != rows[at - 1]["phase"]:
             for axes in (top, below):
@@ -76,6 +76,7 @@ def draw_curve(folder: Path) -> Path | None:
     top.set_yscale("log")
     below.set_ylabel("share right in training")
     below.set_xlabel("log lines")
+    top.legend(fontsize=7)
     below.legend(fontsize=7, ncols=4)
     figure.tight_layout()
     figure.savefig(folder / "curve.png", dpi=110)
