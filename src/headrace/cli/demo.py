@@ -19,7 +19,7 @@ def demo(
     seconds: Annotated[float, typer.Option(min=1, help="Length of the stream.")] = 24.0,
     every: Annotated[float, typer.Option(min=0.5, help="Ask every so many seconds.")] = 4.0,
     per_stop: Annotated[int, typer.Option(min=1, help="Questions each time.")] = 3,
-    pipeline: options.PipelineText = "dense",
+    pipeline: options.PipelineText = "streamingllm:1040",  # 16 frames of nano, as many as it was trained on
     settings: options.Settings = None,
     model: options.Model = "nano",
     as_json: options.Json = False,
@@ -39,7 +39,7 @@ def demo(
         stream = engine.open(pipeline, settings=settings or ())
         out.object("start", source=source.name, model=model, pipeline=str(stream.pipeline))
         out.line(f"headrace watches a synthetic stream of {seconds:g} s ({source.name}) with the model {model}.")
-        out.line("Every line is one second: its visual tokens, the time of each stage, the memory held.\n")
+        out.line(f"What runs: {pipeline}. Every line is one second: visual tokens, time per stage, memory held.\n")
         right: list[bool] = []
 
         def answered(ask: Any, answer: Any) -> None:
