@@ -14,6 +14,11 @@ from headrace.cli import options
 from headrace.cli.failing import clean
 from headrace.cli.output import Output
 
+DEFAULT_ROWS = (
+    "dense,streamingllm:1040,recent:16,recent:4,recent:16+oracle:0.3,recent:16+stc_pruner:0.3,recent:16+uniform:0.3,"
+    "recent:16+random:0.3,text-only,majority"
+)
+
 app = typer.Typer(no_args_is_help=True, help="Measure the engine.")
 
 
@@ -70,9 +75,9 @@ def accuracy(
     *,
     pipelines: Annotated[
         str, typer.Option(help="Pipelines with commas between them; also majority, text-only, oracle:KEEP.")
-    ] = "dense,recent:4,streamingllm:1024,uniform:0.3,random:0.3,oracle:0.3,text-only,majority",
+    ] = DEFAULT_ROWS,
     level: Annotated[str, typer.Option(help="Level of the world.")] = "standard",
-    seeds: Annotated[int, typer.Option(min=1, help="Streams.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Streams.")] = 4,
     seconds: Annotated[float, typer.Option(help="Length of a stream.")] = 60.0,
     every: Annotated[float, typer.Option(help="Seconds between moments of asking.")] = 4.0,
     exact: Annotated[bool, typer.Option("--exact", help="Watch exact pixels instead of an H.264 file.")] = False,
