@@ -66,7 +66,7 @@ class Output:
         self.console.print(
             f"             [bold]A[/bold] [{colour}]{escape(answer.text) or '(silence)'}[/{colour}]{told}"
         )
-        rests = ", ".join(f"{m.time_s:g} s ({m.score:.0%})" for m in answer.evidence)
+        rests = ", ".join(f"{seconds(m.time_s)} ({m.score:.0%})" for m in answer.evidence)
         where = f", most attention on {rests}" if rests else ""
         self.console.print(f"             first token {answer.first_token_ms:.0f} ms{where}", style="dim")
 
@@ -96,3 +96,8 @@ def size(num_bytes: float) -> str:
             return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
         num_bytes /= 1024
     raise AssertionError
+
+
+def seconds(time_s: float) -> str:
+    """A time for people, to the hundredth."""
+    return f"{time_s:.2f}".rstrip("0").rstrip(".") + " s"
