@@ -282,3 +282,18 @@ def test_a_closed_pipe_is_no_error(model: str) -> None:
         stderr = process.stderr.read()
     assert stderr == ""
     assert process.returncode != 2
+
+
+def test_threads_do_not_spin_unless_the_user_says_so() -> None:
+    code = (
+        "import os, sys\n"
+        "from typer.testing import CliRunner\n"
+        "from headrace.cli import app\n"
+        "assert 'torch' not in sys.modules\n"
+        "CliRunner().invoke(app, ['methods'])\n"
+        "print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    )
+    for given, seen in (({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")):
+        env = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")} | given
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+        assert done.stdout == f"{seen} True\n"

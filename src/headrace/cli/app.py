@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -10,6 +11,8 @@ import typer
 
 import headrace
 from headrace.cli import ask, bench, demo, doctor, methods, train, world
+
+SPINS = "1000"  # how long idle threads of a CPU build wait in a loop; on a busy machine the default stalls all of them
 
 app = typer.Typer(
     name="headrace",
@@ -52,7 +55,9 @@ def common(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no remarks.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads to use; default: all cores.")] = None,
 ) -> None:
-    """Set what all commands share."""
+    """Set what all commands share, before a command imports torch."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     context.obj = Common(1 if verbose else -1 if quiet else 0, threads)
     logging.getLogger("headrace").addHandler(logging.NullHandler())
     if threads is not None:
