@@ -28,7 +28,7 @@ def nano(
     minutes: Annotated[float | None, typer.Option(help="How long to train in all; default 90.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps in all, instead of minutes.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights and data.")] = 1,
-    device: options.Device = "cpu",
+    device: options.Device = "auto",
     restart: Annotated[bool, typer.Option("--restart", help="Start anew instead of resuming.")] = False,
     smoke: Annotated[bool, typer.Option("--smoke", help="Run the whole path in seconds, for tests.")] = False,
     as_json: options.Json = False,

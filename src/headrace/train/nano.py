@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from headrace.backbones import plain
+from headrace.engine.engine import choose_device
 from headrace.train import bind, follow, see, watch
 from headrace.train.evaluate import evaluate
 from headrace.train.export import Trained, export
@@ -47,7 +48,7 @@ def train_nano(
         steps: Steps in all, instead of minutes: the same steps give the same run, however fast the machine.
         seed: Seed of weights, worlds and order.
         threads: CPU threads.
-        device: Where to compute.
+        device: Where to compute; ``auto`` takes an accelerator if there is one.
         resume: Go on with the run in the folder, if it holds one; False starts anew and forgets that run.
         smoke: Walk the whole path at once with almost no steps, to test it.
         progress: Show a bar, or a function that is called with (phase, share done, figures).
@@ -72,7 +73,7 @@ def train_nano(
     elif minutes is None and steps is None:
         minutes = 90.0
     torch.set_num_threads(threads)
-    run = Run(Path(folder), seed, _device(device))
+    run = Run(Path(folder), seed, choose_device(device))
     run.folder.mkdir(parents=True, exist_ok=True)
     if not resume:
         for old in (run.state, run.folder / "log.jsonl"):
@@ -92,16 +93,6 @@ def train_nano(
             raise
     draw_curve(run.folder)
     return finish(run, model, tokenizer, threads=threads, clips=4 if smoke else 400)
-
-
-def _device(name: str) -> torch.device:
-    """Check that a device is there before anything else is done."""
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
-    return device
 
 
 def build_nano(seed: int) -> tuple[dict[str, Any], Any]:
