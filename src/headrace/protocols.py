@@ -169,6 +169,22 @@ class Encoder(Protocol[S]):
         """Encode the frames of one step."""
 
 
+@runtime_checkable
+class SelectiveEncoder(Protocol):
+    """An encoder that does not compute every patch in every layer, and says which ones it did."""
+
+    def updated(self, state: Any, num_frames: int) -> Tensor:
+        """Patches that the last step computed, from the state after it.
+
+        Args:
+            state: The encoder's state after a step.
+            num_frames: F, the frames of that step.
+
+        Returns:
+            (L, F, N) bool per tower layer, frame and patch; False where earlier work was used again.
+        """
+
+
 class Compressor(Protocol[S]):
     """Thins visual tokens before the decoder."""
 

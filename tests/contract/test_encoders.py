@@ -8,6 +8,7 @@ import torch
 
 from contract.plays import Case, EncoderPlay, equal, frozen, twin_of
 from contract.streams import frames_of, places
+from headrace.protocols import SelectiveEncoder
 from headrace.types import VisualTokens
 
 STEPS = 4
@@ -53,6 +54,22 @@ def test_equals_the_naive_twin(encoder_case: Case, backbones: Any):
     for (_, tokens), parts in zip(seen, want, strict=True):
         features = torch.cat([part.features for part in parts])
         torch.testing.assert_close(tokens.features, features, atol=1e-5 * float(features.abs().max()), rtol=0)
+
+
+def test_says_which_patches_it_worked_on(encoder_case: Case, backbones: Any):
+    """An encoder that leaves patches out names them, as its twin does; one that leaves none out has nothing to say."""
+    play, state = playing(encoder_case, backbones), None
+    twin, steps = twin_of(encoder_case.name), [play.item(1, i) for i in range(STEPS)]
+    assert isinstance(play.method, SelectiveEncoder) == hasattr(twin, "updated")
+    if not isinstance(play.method, SelectiveEncoder):
+        assert play.init() is None, "an encoder with a state may reuse work: it has to say where"
+        return
+    state = play.init()
+    for frames, want in zip(steps, twin.updated(play.method, play.backbone, steps), strict=True):
+        state, _ = play.step(state, frames)
+        found = play.method.updated(state, len(frames) // play.spec.frames_per_step)
+        assert found.dtype == torch.bool
+        assert [[set(torch.nonzero(x).flatten().tolist()) for x in layer] for layer in found] == want
 
 
 def test_type_and_device_are_kept(encoder_case: Case, backbones: Any):

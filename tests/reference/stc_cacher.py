@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -48,15 +48,27 @@ def likeness(a: Tensor, b: Tensor, metric: str) -> list[float]:
 
 def twin(method: Any, backbone: Any, steps: Sequence[Sequence[Frame]]) -> list[list[VisualTokens]]:
     """Tokens of every step."""
-    answer, references = [], None
+    return [[tokens] for tokens, _ in _steps(method, backbone, steps)]
+
+
+def updated(method: Any, backbone: Any, steps: Sequence[Sequence[Frame]]) -> list[list[list[set[int]]]]:
+    """Patches that every step computed, per layer and frame."""
+    return [worked for _, worked in _steps(method, backbone, steps)]
+
+
+def _steps(method: Any, backbone: Any, steps: Sequence[Sequence[Frame]]) -> Iterator[tuple[VisualTokens, Any]]:
+    """Tokens of every step, and the patches it computed per layer and frame."""
+    references = None
     for number, frames in enumerate(steps):
-        h = backbone.patches(backbone.pixels(frames))
+        h, worked = backbone.patches(backbone.pixels(frames)), []
         if references is None or number % method.refresh_interval == 0:
+            worked = [[set(range(h.shape[1]))] * len(frames)] * len(backbone.blocks())
             h, references = _full(backbone, h)
         else:
-            h = torch.stack([_selective(method, backbone, frame, references) for frame in h])
-        answer.append([backbone.project(h, frames)])
-    return answer
+            alone = [_selective(method, backbone, frame, references) for frame in h]
+            h = torch.stack([out for out, _ in alone])
+            worked = [list(layer) for layer in zip(*(rows for _, rows in alone), strict=True)]
+        yield backbone.project(h, frames), worked
 
 
 def _full(backbone: Any, h: Tensor) -> tuple[Tensor, list[dict[str, Tensor]]]:
@@ -73,9 +85,11 @@ def _full(backbone: Any, h: Tensor) -> tuple[Tensor, list[dict[str, Tensor]]]:
     return h, references
 
 
-def _selective(method: Any, backbone: Any, h: Tensor, references: list[dict[str, Tensor]]) -> Tensor:
-    """One frame (N, D) through layers that work on some patches only."""
-    num = max(1, int(len(h) * method.update_ratio))
+def _selective(
+    method: Any, backbone: Any, h: Tensor, references: list[dict[str, Tensor]]
+) -> tuple[Tensor, list[set[int]]]:
+    """One frame (N, D) through layers that work on some patches only; also which, per layer."""
+    num, worked = max(1, int(len(h) * method.update_ratio)), []
     shared: list[int] | None = None
     for block, reference in zip(backbone.blocks(), references, strict=True):
         x = block.norm1(h[None])
@@ -84,6 +98,7 @@ def _selective(method: Any, backbone: Any, h: Tensor, references: list[dict[str,
         rows = sorted(range(len(h)), key=lambda i: alike[i])[:num]
         if method.selection == "shared":
             rows = shared = rows if shared is None else shared
+        worked.append(set(rows))
         v, attended = reference["v"].clone(), reference["attended"].clone()
         for row in rows:
             v[row] = block.queries_values(x[:, row : row + 1])[1][0, 0]
@@ -94,7 +109,7 @@ def _selective(method: Any, backbone: Any, h: Tensor, references: list[dict[str,
         for row in rows:
             mixed[row] = block.mlp(block.norm2(h[None, row : row + 1]))[0, 0]
         h = h + mixed
-    return h
+    return h, worked
 
 
 def golden(tensors: dict[str, Tensor], settings: dict[str, str]) -> str:

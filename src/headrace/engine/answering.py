@@ -103,8 +103,8 @@ def _show_past(backbone: Backbone, prompt: Prompt) -> Cursor:
     pipeline, state, context = prompt.pipeline, prompt.state, prompt.context
     cursor, memory, segment = state.cursor, state.memory, None
     if state.pending:
-        _, _, tokens, _ = see(pipeline, backbone, state, state.pending, Stopwatch(backbone))
-        segment = backbone.wrap(tokens, cursor)
+        _, _, sight = see(pipeline, backbone, state, state.pending, Stopwatch(backbone))
+        tokens, segment = sight.kept, backbone.wrap(sight.kept, cursor)
         if pipeline.memory.kind == "tokens":
             memory = pipeline.memory.write(memory, Span(segment=segment, tokens=tokens))
     if pipeline.memory.kind == "tokens":

@@ -25,6 +25,7 @@ from headrace.types import (
     Replace,
     Report,
     Segment,
+    Sight,
     Span,
     VisualTokens,
 )
@@ -63,27 +64,27 @@ def apply(edit: Edit, tokens: VisualTokens) -> VisualTokens:
 
 def see(
     pipeline: Pipeline, backbone: Backbone, state: StreamState, frames: Sequence[Frame], watch: Stopwatch
-) -> tuple[Any, Any, VisualTokens, int]:
+) -> tuple[Any, Any, Sight]:
     """Encode and compress frames.
 
     Returns:
-        Next states of encoder and compressor, the kept tokens, and how many there were.
+        Next states of encoder and compressor, and what became of the frames.
     """
     with watch.stage("encode"):
         encoder, tokens = pipeline.encoder.step(state.encoder, frames, backbone)
     with watch.stage("compress"):
         compressor, edit = pipeline.compressor.step(state.compressor, tokens)
         kept = apply(edit, tokens)
-    return encoder, compressor, kept, len(tokens)
+    return encoder, compressor, Sight(tuple(frames), tokens, edit, kept, encoder)
 
 
 def advance(
     pipeline: Pipeline, backbone: Backbone, state: StreamState, frames: Sequence[Frame], *, budget_bytes: int | None
-) -> tuple[StreamState, Report, Decision]:
+) -> tuple[StreamState, Report, Decision, Sight]:
     """Take the frames of one step into the stream.
 
     Returns:
-        The next state, what the step cost, and the speaker's decision.
+        The next state, what the step cost, the speaker's decision, and what became of the frames.
 
     Raises:
         MemoryBudgetError: The rows would not fit; the state is unchanged.
@@ -92,7 +93,8 @@ def advance(
     most = len(frames) * (spec.grid[0] * spec.grid[1] + 1)
     check_budget(pipeline, spec, state.memory, most, budget_bytes)
     watch = Stopwatch(backbone)
-    encoder, compressor, tokens, num_in = see(pipeline, backbone, state, frames, watch)
+    encoder, compressor, sight = see(pipeline, backbone, state, frames, watch)
+    tokens, num_in = sight.kept, len(sight.dense)
     segment, cursor = backbone.wrap(tokens, state.cursor), state.cursor
     span, hidden = Span(segment=segment, tokens=tokens), None
     if pipeline.memory.kind != "tokens":
@@ -126,7 +128,7 @@ def advance(
         stage_ms=watch.stage_ms,
         memory_bytes=pipeline.memory.num_bytes(memory),
     )
-    return after, report, decision
+    return after, report, decision, sight
 
 
 def framed(cursor: Cursor) -> Cursor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from headrace.engine.answering import Prompt, Said, answer
 from headrace.engine.pipeline import Pipeline
 from headrace.engine.state import StreamState, fork
 from headrace.engine.step import MemoryBudgetError, advance, answered, check_budget
-from headrace.types import Answer, Event, Frame, ModelSpec, Query, Report, Span, Token, join
+from headrace.types import Answer, Event, Frame, ModelSpec, Query, Report, Sight, Span, Token, join
 
 if TYPE_CHECKING:
     from headrace.engine.engine import Engine
@@ -56,6 +56,7 @@ class Stream:
             )
         self._check_bound(pipeline)
         self._unheard: list[Event] = []
+        self._observer: Callable[[Sight, Report], None] | None = None
         with torch.no_grad():
             self._state = self._start() if state is None else state
 
@@ -108,10 +109,14 @@ class Stream:
 
     def _step(self, state: StreamState, frames: Sequence[Frame]) -> None:
         """Run a step and put its result in place: the only line that replaces what the stream has seen."""
-        after, report, decision = advance(self.pipeline, self._backbone, state, frames, budget_bytes=self._budget_bytes)
+        after, report, decision, sight = advance(
+            self.pipeline, self._backbone, state, frames, budget_bytes=self._budget_bytes
+        )
         self._state, self.report = after, report
         if decision.speak:
             self._unheard.append(Event(report.time_s, decision, self.ask(Query(decision.prompt))))
+        if self._observer is not None:
+            self._observer(sight, report)
 
     @property
     def _step_frames(self) -> int:
@@ -214,6 +219,16 @@ class Stream:
             pipeline = self.pipeline.tuned(**values)
             self._check_bound(pipeline)
             self.pipeline = pipeline
+
+    def observe(self, observer: Callable[[Sight, Report], None] | None) -> None:
+        """Call ``observer`` after every step with what became of its frames and what it cost; None stops it.
+
+        It runs in the thread that pushes, which waits for it. What it raises comes out of ``push``, after the frame was
+        taken. Forks are not observed.
+        """
+        with self._lock:
+            self._check_open()
+            self._observer = observer
 
     def save(self, folder: str | Path) -> None:
         """Write the stream to a folder, from which ``Engine.resume`` goes on exactly."""

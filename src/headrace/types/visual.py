@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -162,3 +163,22 @@ class Replace:
 
 
 Edit = Keep | Merge | Replace
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sight:
+    """What one step looked at and what became of it; handed to a stream's observer.
+
+    Attributes:
+        frames: The step's frames.
+        dense: Visual tokens before the compressor.
+        edit: What the compressor did to them.
+        kept: Visual tokens after it.
+        encoder: State of the encoder after the step; read it at once, the next step may reuse it.
+    """
+
+    frames: tuple[Frame, ...]
+    dense: VisualTokens
+    edit: Edit
+    kept: VisualTokens
+    encoder: Any

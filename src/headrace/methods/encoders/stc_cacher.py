@@ -45,10 +45,14 @@ class Reference:
 
 @dataclass(slots=True)
 class CacherState:
-    """Steps so far, and a reference per layer (none before the first refresh)."""
+    """Steps so far, a reference per layer (none before the first refresh), and what the last step computed.
+
+    ``rows`` are the (L, F, U) int64 patches of the last step, None after a full pass.
+    """
 
     step: int
     layers: tuple[Reference, ...]
+    rows: Tensor | None = None
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
@@ -160,7 +164,7 @@ class StcCacher(Method):
 
     def step(self, state: CacherState, frames: Sequence[Frame], backbone: Backbone) -> tuple[CacherState, VisualTokens]:
         """Refresh when it is time, reuse otherwise."""
-        h, layers, rows = backbone.patches(backbone.pixels(frames)), state.layers, None
+        h, layers, rows, worked = backbone.patches(backbone.pixels(frames)), state.layers, None, []
         num_patches = h.shape[1]
         stale = not layers or layers[0].keys.shape[0] != num_patches
         if stale or state.step % self.refresh_interval == 0:
@@ -174,4 +178,14 @@ class StcCacher(Method):
             for block, reference in zip(backbone.blocks(), layers, strict=True):
                 h, chosen = reuse(block, h, reference, rows, num=num, metric=self.metric)
                 rows = chosen if self.selection == "shared" else None
-        return CacherState(state.step + 1, layers), backbone.project(h, frames)
+                worked.append(chosen)
+        computed = torch.stack(worked) if worked else None
+        return CacherState(state.step + 1, layers, computed), backbone.project(h, frames)
+
+    def updated(self, state: CacherState, num_frames: int) -> Tensor:
+        """Patches that the last step computed, (L, F, N) bool; see ``protocols.SelectiveEncoder``."""
+        keys = state.layers[0].keys
+        shape = (len(state.layers), num_frames, keys.shape[0])
+        if state.rows is None:
+            return torch.ones(shape, dtype=torch.bool, device=keys.device)
+        return torch.zeros(shape, dtype=torch.bool, device=keys.device).scatter_(2, state.rows, True)
