@@ -51,6 +51,10 @@ class Method:
         card: Where it comes from.
         causal: False keeps it out of live streams, because it looks at frames that have not come yet.
         tunable: Fields that may change while a stream runs; the state stays valid for any value of them.
+        effort: Tunable fields that cost time, with their cheapest and their fullest sensible value: what a governor may
+            turn, from the value a stream was opened with towards the cheapest. A range of floats for a field that may
+            also hold a whole number is a share of a frame's tokens. A cheapest value above the fullest makes the field
+            an interval: it makes costly steps rarer.
         presets: Names of pipelines built on this method, and their texts.
         shorthand: The field that ``NAME:VALUE`` sets, or nothing.
     """
@@ -58,8 +62,13 @@ class Method:
     card: ClassVar[Card]
     causal: ClassVar[bool] = True
     tunable: ClassVar[frozenset[str]] = frozenset()
+    effort: ClassVar[dict[str, tuple[float, float]]] = {}
     presets: ClassVar[dict[str, str]] = {}
     shorthand: ClassVar[str] = ""
+
+    def next_kind(self, state: Any) -> str:
+        """Name the kind of step that comes next, where costly and cheap ones take turns; from the state before it."""
+        return ""
 
 
 class VisionBlock(Protocol):

@@ -40,6 +40,16 @@ def test_declarations(name: str):
         assert value is None or isinstance(value, int | float | str | bool), "a method is numbers, with defaults"
 
 
+def test_effort_names_tunable_fields_and_both_ends_build(name: str):
+    method = registry.lookup(name).method
+    assert method.effort.keys() <= method.tunable
+    for field, (cheapest, fullest) in method.effort.items():
+        assert cheapest != fullest
+        assert type(cheapest) is type(fullest)
+        for value in (cheapest, fullest):
+            assert getattr(registry.build(name, **{field: value}), field) == value
+
+
 def test_is_frozen_and_a_value(name: str):
     method = registry.build(name)
     assert method == registry.build(name)

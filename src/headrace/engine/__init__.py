@@ -1,10 +1,21 @@
 """The engine: what to run, what changed, and a running stream."""
 
 from headrace.engine.engine import Engine, load
+from headrace.engine.governor import Choice, Governor
 from headrace.engine.pipeline import Pipeline
 from headrace.engine.saving import SavedStreamError
 from headrace.engine.state import StreamState
 from headrace.engine.step import MemoryBudgetError
 from headrace.engine.stream import Stream
 
-__all__ = ["Engine", "MemoryBudgetError", "Pipeline", "SavedStreamError", "Stream", "StreamState", "load"]
+__all__ = [
+    "Choice",
+    "Engine",
+    "Governor",
+    "MemoryBudgetError",
+    "Pipeline",
+    "SavedStreamError",
+    "Stream",
+    "StreamState",
+    "load",
+]

@@ -25,6 +25,7 @@ class Random(Method):
 
     card: ClassVar[Card] = Card("random thinning")
     tunable: ClassVar[frozenset[str]] = frozenset({"keep"})
+    effort: ClassVar[dict[str, tuple[float, float]]] = {"keep": (0.05, 1.0)}
     shorthand: ClassVar[str] = "keep"
 
     def __post_init__(self) -> None:

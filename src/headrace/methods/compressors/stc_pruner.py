@@ -80,6 +80,7 @@ class StcPruner(Method):
         differs="the history is a running mean of the stream; the released list grows and is never cleared",
     )
     tunable: ClassVar[frozenset[str]] = frozenset({"keep", "score"})
+    effort: ClassVar[dict[str, tuple[float, float]]] = {"keep": (0.05, 1.0)}
     presets: ClassVar[dict[str, str]] = {"stc": "stc_cacher+stc_pruner"}
     shorthand: ClassVar[str] = "keep"
 

@@ -30,6 +30,7 @@ class Uniform(Method):
 
     card: ClassVar[Card] = Card("uniform thinning")
     tunable: ClassVar[frozenset[str]] = frozenset({"keep"})
+    effort: ClassVar[dict[str, tuple[float, float]]] = {"keep": (0.05, 1.0)}
     shorthand: ClassVar[str] = "keep"
 
     def __post_init__(self) -> None:

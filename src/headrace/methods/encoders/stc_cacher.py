@@ -28,6 +28,7 @@ from headrace.types import Frame, ModelSpec, VisualTokens
 
 METRICS = ("cosine", "l1", "l2", "dot")
 SELECTIONS = ("per_layer", "shared")
+REFRESH = "refresh"  # the kind of step that runs every patch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,6 +147,7 @@ class StcCacher(Method):
         differs="one cached sum per patch instead of two outputs; refreshes whenever there is no reference",
     )
     tunable: ClassVar[frozenset[str]] = frozenset({"refresh_interval", "update_ratio", "metric", "selection"})
+    effort: ClassVar[dict[str, tuple[float, float]]] = {"update_ratio": (0.05, 1.0), "refresh_interval": (64, 1)}
     shorthand: ClassVar[str] = "update_ratio"
 
     def __post_init__(self) -> None:
@@ -166,8 +168,7 @@ class StcCacher(Method):
         """Refresh when it is time, reuse otherwise."""
         h, layers, rows, worked = backbone.patches(backbone.pixels(frames)), state.layers, None, []
         num_patches = h.shape[1]
-        stale = not layers or layers[0].keys.shape[0] != num_patches
-        if stale or state.step % self.refresh_interval == 0:
+        if self.next_kind(state) == REFRESH or layers[0].keys.shape[0] != num_patches:
             found = []
             for block in backbone.blocks():
                 h, reference = refresh(block, h)
@@ -181,6 +182,10 @@ class StcCacher(Method):
                 worked.append(chosen)
         computed = torch.stack(worked) if worked else None
         return CacherState(state.step + 1, layers, computed), backbone.project(h, frames)
+
+    def next_kind(self, state: CacherState) -> str:
+        """Say whether the next step refreshes or reuses; a change of the picture's size makes it refresh, too."""
+        return REFRESH if not state.layers or state.step % self.refresh_interval == 0 else "reuse"
 
     def updated(self, state: CacherState, num_frames: int) -> Tensor:
         """Patches that the last step computed, (L, F, N) bool; see ``protocols.SelectiveEncoder``."""

@@ -1,0 +1,357 @@
+"""The latency governor: full quality while there is time, cheaper settings while there is not.
+
+It stands in front of a stream. Before a step it predicts what the step would cost at every setting (``costs.py``), and
+tunes the stream to the best one that fits; after the step it learns from what it took. Only the stream's public
+``tune`` is used, so a governed stream gives what the same calls by hand would give. When not even the cheapest setting
+fits and a whole frame has been lost, frames are skipped, never more than ``max_skip`` in a row.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from headrace.engine import dials
+from headrace.engine.costs import Curve
+from headrace.engine.stream import Stream
+from headrace.engine.threads import Threads
+from headrace.types import Event, Frame, Report
+
+REST = "rest"
+STAGES = {dials.VISION: ("encode",), dials.DECODER: ("compress", "prefill")}  # all else is the rest
+
+MARGIN = 0.95  # of the target is what a slow step may be predicted to take
+LOOK_STEPS = 3  # at the start only looked at: the first steps pay for what is set up once
+CAUTION_UP, CAUTION_DOWN, CAUTION_MOST = 1.15, 0.993, 1.5  # after a second late step in a row of 20; after any other
+HOLD, HOLD_MOST = 4, 64  # steps for which something better must fit before it is taken; doubles when it did not last
+LASTED = 16  # steps after which a better setting has lasted
+PROBE, PROBE_MOST, PROBE_REACH = 64, 256, 2.0  # steps between tries of what seems too much, up to so many targets
+OFTEN, SELDOM = 1 / 20, 0.6 / 20  # share at which a kind of step begins to count for the 95th percentile, and ceases to
+WINDOW = 64  # steps over which shares are taken
+LAG_MOST = 4.0  # targets; what was lost before that is lost
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What the governor did with one step, or one skipped frame.
+
+    Attributes:
+        frame: Stream index of the (last) frame.
+        time_s: Its time.
+        setting: ``full``, or the fields that were turned down.
+        predicted_ms: What a slow step at this setting was expected to take per frame; None while nothing is known.
+        took_ms: What it took per frame, by the clock; None for a skipped frame.
+        why: ``look`` (learning at the start), ``stay``, ``over`` (turned down, the last setting would not have fit),
+            ``room`` (turned up), ``probe`` (turned up to see whether it fits), ``skip``.
+    """
+
+    frame: int
+    time_s: float
+    setting: str
+    predicted_ms: float | None
+    took_ms: float | None
+    why: str
+
+
+class _Shares:
+    """Which kinds of steps come often enough at one notch to count."""
+
+    def __init__(self) -> None:
+        self._share: dict[str, float] = {}
+        self._count = 0
+        self.counted: set[str] = set()
+
+    def add(self, kind: str) -> None:
+        self._count += 1
+        rate = 1 / min(self._count, WINDOW)
+        for other in {kind, *self._share}:
+            share = self._share.get(other, 0.0)
+            self._share[other] = share = share + rate * ((other == kind) - share)
+            if share > OFTEN:
+                self.counted.add(other)
+            elif share < SELDOM:
+                self.counted.discard(other)
+
+
+class Governor:
+    """Keeps the time per frame of one stream near a target.
+
+    While it runs it owns the fields it turns (``effort`` of the methods); what the stream was opened with is the best
+    it ever chooses. ``close`` puts that back.
+
+    Args:
+        stream: What to govern.
+        target_ms: Milliseconds per frame that 95 of 100 pushes should not exceed, > 0.
+        max_skip: Most frames skipped in a row when nothing fits; 0 never skips.
+        threads: Also try with one torch thread fewer under load. Off by default: the number of threads belongs to the
+            whole process, so other streams feel it, and another number may round sums differently.
+        clock: Seconds, any origin.
+        noted: Called with every choice that changes something: another setting, a skipped frame.
+
+    Attributes:
+        chose: The latest 1000 choices.
+        skipped: Frames skipped so far.
+        report: The stream's report of the last push, None when it made no step.
+
+    Raises:
+        ValueError: The target or ``max_skip`` is out of range.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        *,
+        target_ms: float,
+        max_skip: int = 3,
+        threads: bool = False,
+        clock: Callable[[], float] = time.perf_counter,
+        noted: Callable[[Choice], None] = lambda choice: None,
+    ) -> None:
+        if not 0 < target_ms < math.inf:
+            raise ValueError(f"target_ms: must be above 0 milliseconds, not {target_ms}")
+        if max_skip < 0:
+            raise ValueError(f"max_skip: must be 0 frames or more, not {max_skip}")
+        pipeline, spec = stream.pipeline, stream.spec
+        self.stream, self.target_ms, self.max_skip = stream, target_ms, max_skip
+        self.chose: deque[Choice] = deque(maxlen=1000)
+        self.skipped = 0
+        self.report: Report | None = None
+        turned = {group: dials.notches(pipeline, spec, group) for group in (dials.VISION, dials.DECODER)}
+        self._settings = dials.settings(pipeline, turned[dials.VISION], turned[dials.DECODER])
+        self._encoders = dials.encoders(pipeline, turned[dials.VISION])
+        self._shares = [_Shares() for _ in self._encoders]
+        self._curves = {group: Curve([notch.work for notch in found]) for group, found in turned.items()}
+        self._curves[REST] = Curve([1.0])
+        self._num_decoder = len(turned[dials.DECODER])
+        self._cheapest = max(range(len(self._settings)), key=lambda i: self._settings[i].loss)
+        self._step_frames = math.ceil(pipeline.chunk_frames / spec.frames_per_step) * spec.frames_per_step
+        self._threads = Threads() if threads else None
+        self._clock, self._noted, self._lock = clock, noted, threading.Lock()
+        self._now, self._steps, self._caution, self._lag_ms = 0, 0, 1.0, 0.0
+        self._better, self._hold, self._since, self._last_up = 0, HOLD, 0, -LASTED - 1
+        self._probe = PROBE
+        self._late: deque[bool] = deque(maxlen=round(1 / OFTEN))
+        self._in_a_row, self._gap = 0, False
+        self._ended: float | None = None
+        self._changes = 0
+        self._took: deque[float] = deque(maxlen=4096)
+        self._tally: Counter[str] = Counter()
+
+    @property
+    def can_turn(self) -> bool:
+        """False where no method of the pipeline has a field to turn: then frames can only be skipped."""
+        return len(self._settings) > 1
+
+    @property
+    def setting(self) -> str:
+        """What the stream is tuned to now: ``full``, or the fields that are turned down."""
+        return self._settings[self._now].name
+
+    def push(self, frame: Frame | Any) -> list[Event]:
+        """Show the stream one frame, or skip it.
+
+        Same as ``Stream.push`` but for the setting. Pictures that are no Frame keep their second of time when others
+        are skipped before them.
+
+        Raises:
+            ValueError: As ``Stream.push``.
+            MemoryBudgetError: As ``Stream.push``.
+        """
+        with self._lock:
+            frame = self._framed(frame)
+            start = self._clock()
+            if self._ended is not None:  # whoever calls was not waiting for us in between
+                self._lag_ms = max(self._lag_ms - 1000 * (start - self._ended), -self.target_ms * self._ahead)
+            steps = len(self.stream.state.pending) + 1 >= self._step_frames
+            kinds = [encoder.next_kind(self.stream.state.encoder) for encoder in self._encoders] if steps else []
+            costs = self._costs() if steps else None
+            why = self._choose(costs) if costs else "look"
+            predicted = costs[self._now] if costs else None
+            if predicted is not None and self._must_skip(predicted):
+                return self._skip(frame)
+            setting = self._settings[self._now]
+            if steps:
+                self._tune(setting)
+            events = self.stream.push(frame if not self._gap else replace(frame, gap=True))
+            self._ended = self._clock()
+            took_ms = 1000 * (self._ended - start)
+            self.report, self._in_a_row, self._gap = self.stream.report, 0, False
+            self._lag_ms = min(self._lag_ms + took_ms - self.target_ms, LAG_MOST * self.target_ms)
+            self._lag_ms = max(self._lag_ms, -self.target_ms * self._ahead)
+            if steps and self.report is not None:
+                self._count(kinds)
+                self._learn(setting, kinds[setting.vision], took_ms, self.report, fresh=why == "probe")
+                self._note(frame, predicted, took_ms / self._step_frames, why)
+            return events
+
+    def close(self) -> None:
+        """Tune the stream back to what it was opened with; threads too. The stream stays open."""
+        with self._lock:
+            self._now = 0
+            self._tune(self._settings[0])
+            if self._threads is not None:
+                self._threads.restore()
+
+    def __enter__(self) -> Governor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def summary(self) -> dict[str, Any]:
+        """What was chosen and whether it held.
+
+        Returns:
+            ``target_ms``; ``frames`` that were taken in by setting; ``skipped``; ``p50_ms`` and ``p95_ms`` per frame
+            over the latest 4096 steps, None before the first; ``changes`` of the setting.
+        """
+        ranked = sorted(self._took)
+        return {
+            "target_ms": self.target_ms,
+            "frames": dict(self._tally.most_common()),
+            "skipped": self.skipped,
+            "p50_ms": ranked[len(ranked) // 2] if ranked else None,
+            "p95_ms": ranked[min(math.ceil(0.95 * len(ranked)), len(ranked)) - 1] if ranked else None,
+            "changes": self._changes,
+        }
+
+    @property
+    def _ahead(self) -> int:
+        """Frames' worth of time that may be saved up: those of a chunk that only waited."""
+        return self._step_frames - 1
+
+    def _framed(self, frame: Frame | Any) -> Frame:
+        """Count skipped frames in the index and time of a bare picture."""
+        if isinstance(frame, Frame):
+            return frame
+        framed = self.stream._framed(frame)
+        index, late = framed.index + self.skipped, self._in_a_row if self.stream.num_frames else 0
+        return replace(framed, index=index, time_s=framed.time_s + late)
+
+    def _count(self, kinds: Sequence[str]) -> None:
+        """Note the kind of step that it was, or would have been, at every notch of the vision dial."""
+        if self._steps:  # the first step of a stream is like no other
+            for shares, kind in zip(self._shares, kinds, strict=True):
+                shares.add(kind)
+
+    def _costs(self) -> list[float] | None:
+        """Milliseconds per frame that a slow step would take at every setting; None before anything is known.
+
+        Of the kinds of steps that come often, the worst counts.
+        """
+        vision = [
+            self._worst(self._curves[dials.VISION], notch, shares.counted) for notch, shares in enumerate(self._shares)
+        ]
+        decoder = [self._worst(self._curves[dials.DECODER], notch) for notch in range(self._num_decoder)]
+        rest = self._worst(self._curves[REST], 0)
+        if not self._steps:
+            return None
+        return [(vision[x.vision] + decoder[x.decoder] + rest) / self._step_frames for x in self._settings]
+
+    @staticmethod
+    def _worst(curve: Curve, notch: int, kinds: Iterable[str] = ()) -> float:
+        return max(curve.predict(notch, kind) or 0.0 for kind in (kinds or ("",)))
+
+    def _choose(self, costs: list[float]) -> str:
+        """Decide on the setting of the next step, and say why."""
+        if self._steps < LOOK_STEPS:
+            return "look"
+        budget = MARGIN * self.target_ms / self._caution
+        fitting = [i for i, ms in enumerate(costs) if ms <= budget]
+        best = fitting[0] if fitting else self._cheapest
+        self._since += 1
+        if costs[self._now] > budget and best != self._now:
+            lasted = self._steps - self._last_up > LASTED
+            self._hold = HOLD if lasted else min(2 * self._hold, HOLD_MOST)
+            self._probe = PROBE if lasted else self._probe
+            self._better = 0
+            return self._move(best, "over")
+        if self._settings[best].loss < self._settings[self._now].loss and fitting:
+            self._better += 1
+            if self._better > self._hold:
+                self._last_up, self._probe = self._steps, PROBE
+                return self._move(best, "room")
+        else:
+            self._better = 0
+            if self._now and fitting and self._since >= self._probe:
+                return self._try(costs)
+        return "stay"
+
+    def _try(self, costs: list[float]) -> str:
+        """Go to the cheapest setting that is better than this one, though it seems too much: the guess may be wrong."""
+        loss = self._settings[self._now].loss
+        better = [i for i, setting in enumerate(self._settings) if setting.loss < loss]
+        target = min(better, key=lambda i: costs[i], default=self._now)
+        self._since, self._probe = 0, min(2 * self._probe, PROBE_MOST)
+        if target == self._now or costs[target] > PROBE_REACH * self.target_ms:
+            return "stay"
+        self._last_up = self._steps
+        return self._move(target, "probe")
+
+    def _move(self, setting: int, why: str) -> str:
+        self._now, self._since, self._better = setting, 0, 0
+        self._changes += 1
+        return why
+
+    def _must_skip(self, predicted_ms: float) -> bool:
+        """True when a whole frame has been lost and the best choice there is would not keep up."""
+        if self._in_a_row >= self.max_skip or self._steps < LOOK_STEPS:
+            return False
+        return self._lag_ms >= self.target_ms and predicted_ms > self.target_ms
+
+    def _skip(self, frame: Frame) -> list[Event]:
+        self._lag_ms -= self.target_ms
+        self._in_a_row, self.skipped, self.report = self._in_a_row + 1, self.skipped + 1, None
+        self._gap = self._gap or frame.gap
+        self._ended = self._clock()
+        choice = Choice(frame.index, frame.time_s, self.setting, None, None, "skip")
+        self.chose.append(choice)
+        self._noted(choice)
+        return []
+
+    def _tune(self, setting: dials.Setting) -> None:
+        """Tune the stream where it is not tuned yet."""
+        methods = self.stream.pipeline.methods()
+        if any(getattr(methods[role], f) != v for role, fields in setting.values.items() for f, v in fields.items()):
+            self.stream.tune(**setting.values)
+
+    def _learn(self, setting: dials.Setting, kind: str, took_ms: float, report: Report, *, fresh: bool) -> None:
+        """Take in what a step took, stage by stage; ``fresh`` after a try: what was believed is given up if it fits."""
+        notch = {dials.VISION: (setting.vision, kind), dials.DECODER: (setting.decoder, ""), REST: (0, "")}
+        spent = {group: sum(report.stage_ms.get(name, 0.0) for name in names) for group, names in STAGES.items()}
+        spent[REST] = max(0.0, took_ms - sum(spent.values()))
+        fits = took_ms <= MARGIN * self.target_ms * self._step_frames
+        for group, curve in self._curves.items():
+            (curve.anchor if fresh and fits else curve.learn)(*notch[group], spent[group])
+        self._steps += 1
+        self._took.append(took_ms / self._step_frames)
+        if self._steps > LOOK_STEPS and kind in self._shares[setting.vision].counted:
+            late = took_ms > self.target_ms * self._step_frames
+            rise = CAUTION_UP if late and any(self._late) else CAUTION_DOWN
+            self._caution = max(1.0, min(self._caution * rise, CAUTION_MOST))
+            self._late.append(late)
+        if self._threads is not None:
+            slow = max(self._curves[dials.VISION].load, self._curves[dials.DECODER].load)
+            self._threads.look(self._now > 0, slow)
+
+    def _note(self, frame: Frame, predicted: float | None, took_ms: float, why: str) -> None:
+        last = next((choice for choice in reversed(self.chose) if choice.why != "skip"), None)
+        choice = Choice(frame.index, frame.time_s, self.setting, predicted, took_ms, why)
+        self.chose.append(choice)
+        self._tally[choice.setting] += self._step_frames
+        if (last.setting if last else "full") != choice.setting:
+            self._noted(choice)
+
+
+def summary_line(found: dict[str, Any]) -> str:
+    """What ``Governor.summary`` found, for people."""
+    parts = [f"{count} frames at {name}" for name, count in found["frames"].items()]
+    shown = parts if len(parts) <= 4 else [*parts[:3], f"{sum(list(found['frames'].values())[3:])} at others"]
+    shown += [f"{found['skipped']} skipped"] if found["skipped"] else []
+    p95 = "" if found["p95_ms"] is None else f"; p95 {found['p95_ms']:.0f} ms of {found['target_ms']:.0f}"
+    return f"governor: {', '.join(shown) or 'no frames'}{p95}"
