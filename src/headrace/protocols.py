@@ -246,6 +246,9 @@ class Context(Protocol):
             (H, U, D).
         """
 
+    def fork(self) -> Context:
+        """A Context on the same past with the same rows so far; each goes its own way from here."""
+
     def finish(self) -> Span:
         """Hand over everything since the Context was read."""
 
@@ -296,12 +299,22 @@ class Retriever(Protocol[S]):
 
 
 class Speaker(Protocol[S]):
-    """Decides after every step whether the stream should say something by itself."""
+    """Decides after every step whether the stream should say something by itself.
+
+    A speaker that reads replies serves standing instructions: it has a state of its own for each, and is asked about
+    each after every step, never otherwise. Any other is asked once per step, and what it wants said it asks as a
+    question.
+
+    Attributes:
+        reads_hidden: It wants the step's hidden rows.
+        reads_reply: It wants the reply to a standing instruction.
+    """
 
     reads_hidden: ClassVar[bool]
+    reads_reply: ClassVar[bool]
 
     def init(self, spec: ModelSpec) -> S:
-        """State before the first frame."""
+        """State before the first frame, or of a new standing instruction."""
 
     def step(self, state: S, seen: Observation) -> tuple[S, Decision]:
-        """Look at one step."""
+        """Look at one step, or at one reply after it."""

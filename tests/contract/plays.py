@@ -202,7 +202,7 @@ class SpeakerPlay(Play):
         self.spec = spec()
 
     def item(self, seed: int, i: int) -> Any:
-        return observation_of(seed, i, hidden=self.method.reads_hidden)
+        return observation_of(seed, i, hidden=self.method.reads_hidden, reply=self.method.reads_reply)
 
     def step(self, state: Any, item: Any) -> tuple[Any, Any]:
         return self.method.step(state, item)

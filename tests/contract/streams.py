@@ -9,7 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from headrace.types import Cursor, Frame, Kind, Observation, Segment, VisualTokens
+from headrace.types import Cursor, Frame, Kind, Observation, Reply, Segment, VisualTokens
 from reference.naive.decoder import DIM as DECODER_DIM
 
 DIM = 16
@@ -71,11 +71,16 @@ def frames_of(seed: int, i: int, num: int) -> tuple[Frame, ...]:
     return tuple(out)
 
 
-def observation_of(seed: int, i: int, *, hidden: bool) -> Observation:
-    """What a speaker sees after step ``i``."""
+def observation_of(seed: int, i: int, *, hidden: bool, reply: bool) -> Observation:
+    """What a speaker sees after step ``i``; every third reply may end in two ways, and silence is often likely."""
     tokens = tokens_of(seed, i, grid=(2, 3), dtype=torch.float32, attached=False)
     rows = torch.randn(len(tokens) + 1, DECODER_DIM, generator=dice(seed, i, 5)) if hidden else None
-    return Observation(tokens.frames[-1], tokens.times_s[-1], rows, tokens)
+    said = None
+    if reply:
+        logits = torch.randn(9, generator=dice(seed, i, 7))
+        logits[3] += 2.0 * (i % 2) + 0.5 * (i % 5)
+        said = Reply(f"instruction {seed}", logits, (3, 6) if i % 3 == 0 else (3,))
+    return Observation(tokens.frames[-1], tokens.times_s[-1], rows, tokens, said)
 
 
 @dataclass(frozen=True)

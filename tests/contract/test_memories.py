@@ -195,6 +195,38 @@ def test_a_token_memory_leaves_the_old_state_alone(memory_case: Case):
     assert play.method.recall(state) is old or equal(frozen(old), frozen(play.method.recall(state)))
 
 
+def test_forked_contexts_go_their_own_ways(memory_case: Case):
+    """One reading of the past serves several prompts: each is what it would be on a Context of its own."""
+    play = play_at(memory_case, memory_case.where)
+    state, _ = run(play, play.init(), 1, range(7))
+    cursor = play.item(1, 6).cursor
+
+    def asked(context: Any, *numbers: int) -> list[torch.Tensor]:
+        found, at = [], cursor
+        for number in numbers:
+            rows, at = turn_of(number, 1 + number % 3, at, play.spec.position_rows, play.spec.dtype)
+            found.append(drive(play.decoder, rows, context))
+        return found
+
+    def opened() -> Any:
+        context = play.method.read(state, play.spec, query=True)
+        if play.method.kind == "tokens":
+            play.replay(state, context)
+        return context
+
+    def alone(*numbers: int) -> list[torch.Tensor]:
+        return asked(opened(), *numbers)
+
+    shared = opened()
+    forks = [shared.fork(), shared.fork()]
+    assert equal(asked(forks[0], 1, 2, 3), alone(1, 2, 3))
+    assert equal(asked(forks[1], 4, 2), alone(4, 2))
+    assert equal(asked(shared, 5), alone(5))
+    rest = forks[1].fork()
+    assert equal(asked(rest, 6), asked(forks[1], 6))
+    assert equal(frozen(forks[1].finish().layers), frozen(rest.finish().layers))
+
+
 BIG = (8, 8)
 
 

@@ -111,6 +111,18 @@ class Lives(RuleBasedStateMachine):
         cache.evict_before(row)
         twin.evict_before(row)
 
+    @rule(at=caches, num=st.integers(1, 9), offset=st.integers(-3, 14), kept=st.booleans(), data=st.data())
+    def change_an_alias(self, at: int, num: int, offset: int, kept: bool, data: Any) -> None:
+        """A change on an alias is thrown away, or the alias goes on in the cache's place."""
+        cache, twin = self.life[at]
+        self.life[at] = (cache.alias(), twin.fork())
+        self.evict_before(at, offset)
+        self.append(at, num, data)
+        if data.draw(st.booleans()):
+            self.truncate(at, num // 2)
+        if not kept:
+            self.life[at] = (cache, twin)
+
     @rule(at=caches, offset=st.integers(-2, 14))
     def truncate(self, at: int, offset: int) -> None:
         cache, twin = self.life[at]

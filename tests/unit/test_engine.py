@@ -21,6 +21,7 @@ class Loud:
 
     every: int = 3
     reads_hidden: bool = False
+    reads_reply: ClassVar[bool] = False
     causal: ClassVar[bool] = True
 
     def init(self, spec: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 
 import torch
@@ -154,6 +155,13 @@ class CacheContext:
         times = [part.rows.column("time_s") for part in self._past] + [seg.time_s for seg in self._segments]
         num = len(mass)
         return Attention(torch.cat(frames)[:num], torch.cat(times)[:num], mass)
+
+    def fork(self) -> CacheContext:
+        """The same past and rows so far, for another prompt; see ``protocols.Context``."""
+        twin = copy(self)
+        twin._tails = [tail.fork() for tail in self._tails]
+        twin._segments, twin._places = list(self._segments), list(self._places)
+        return twin
 
     def finish(self) -> Span:
         """Hand over the rows of the tail."""

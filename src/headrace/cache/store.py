@@ -161,6 +161,16 @@ class KVCache:
                 twin._own_last(layer, list(runs))
         return twin
 
+    def alias(self) -> KVCache:
+        """The same rows in the same blocks, copying nothing, for a change that may be taken back.
+
+        What is done to the one does not show in the other, but only one of them may go on: both write to the same
+        room behind the last row.
+        """
+        twin = KVCache(self.spec, block_rows=self.block_rows)
+        twin.table, twin._runs, twin._open = self.table.alias(), list(self._runs), list(self._open)
+        return twin
+
     def _own_last(self, layer: int, runs: list[Run]) -> None:
         """Make these the layer's runs, with an own copy of the last block if it has room left."""
         owned = None

@@ -126,9 +126,13 @@ class RowTable:
         """Take an unchanging view of the rows there are now."""
         return RowView(self.chunks, self.chunk_rows, self.base, self.first, self.stop)
 
+    def alias(self) -> RowTable:
+        """The same rows in the same chunks; of a table and its alias only one may go on."""
+        return RowTable(self.position_rows, self.chunk_rows, self.chunks, self.base, self.first, self.stop)
+
     def fork(self) -> RowTable:
         """Copy; full chunks are shared, the open one is copied."""
-        twin = RowTable(self.position_rows, self.chunk_rows, self.chunks, self.base, self.first, self.stop)
+        twin = self.alias()
         twin._own_last()
         return twin
 

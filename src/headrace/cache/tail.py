@@ -34,6 +34,14 @@ class Tail:
         self._rows.append(rows)
         self._num += num
 
+    def fork(self) -> Tail:
+        """The same rows for another Context; whoever appends next moves to room of its own."""
+        twin = Tail()
+        if self._parts is not None:
+            twin._parts = tuple(x[:, : self._num] for x in self._parts)  # type: ignore[assignment]
+        twin._rows, twin._num = list(self._rows), self._num
+        return twin
+
     def span(self) -> LayerSpan:
         """All rows so far, as views."""
         assert self._parts is not None, "the tail is empty"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from headrace.engine.decoding import Chooser, Detokenizer
 from headrace.engine.pipeline import Pipeline
@@ -42,6 +43,25 @@ class Said:
     cursor: Cursor
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """A question that the model has read, and whose answer has not begun.
+
+    Attributes:
+        query: The question and how to decode.
+        rows: The question's rows, ids relative.
+        context: What the answer is decoded on; used up by it.
+        cursor: The cursor behind the question.
+        logits: (V,) scores of the answer's first token.
+    """
+
+    query: Query
+    rows: Segment
+    context: Context
+    cursor: Cursor
+    logits: Tensor
+
+
 def answer(backbone: Backbone, query: Query, prompt: Prompt, *, start: float) -> Iterator[Token | Said]:
     """Answer token by token; the last item is what was said. Touches nothing but the prompt's Context.
 
@@ -51,15 +71,35 @@ def answer(backbone: Backbone, query: Query, prompt: Prompt, *, start: float) ->
         prompt: What it is answered from; used up by it.
         start: When the question came, on ``time.perf_counter``.
     """
-    context = prompt.context
     with torch.no_grad():
-        cursor = _show_past(backbone, prompt)
-        closing, turn = backbone.close_clip(cursor), backbone.turn(query.text, cursor)
-        asked = turn if closing is None else join([closing, turn])
-        placed, cursor = backbone.place(cursor, asked)
-        hidden = backbone.extend(placed, context, outputs=1, watch=query.evidence > 0)
-        choose, text = Chooser(query), Detokenizer(backbone.decode, query.stop)
-        token = choose(backbone.logits(hidden)[-1])
+        asked = ask(backbone, query, prompt.context, show_past(backbone, prompt))
+    yield from say(backbone, asked, prompt.state, start=start)
+
+
+def ask(backbone: Backbone, query: Query, context: Context, cursor: Cursor) -> Asked:
+    """Run a question on a Context that has been brought to its moment, up to the answer's first scores."""
+    closing, turn = backbone.close_clip(cursor), backbone.turn(query.text, cursor)
+    rows = turn if closing is None else join([closing, turn])
+    placed, cursor = backbone.place(cursor, rows)
+    hidden = backbone.extend(placed, context, outputs=1, watch=query.evidence > 0)
+    return Asked(query, rows, context, cursor, backbone.logits(hidden)[-1])
+
+
+def say(
+    backbone: Backbone, asked: Asked, state: StreamState, *, start: float, first: int | None = None
+) -> Iterator[Token | Said]:
+    """Decode the answer token by token; the last item is what was said.
+
+    Args:
+        backbone: The model.
+        asked: What is answered.
+        state: The stream at the question's moment.
+        start: When the question came, on ``time.perf_counter``.
+        first: The first token, where it has been chosen already.
+    """
+    query, context, cursor = asked.query, asked.context, asked.cursor
+    choose, text = Chooser(query), Detokenizer(backbone.decode, query.stop)
+    token = choose(asked.logits) if first is None else first
     first_token_ms = 1000 * (time.perf_counter() - start)
     ids: list[int] = []
     num_run, finish = 0, "length"
@@ -87,19 +127,23 @@ def answer(backbone: Backbone, query: Query, prompt: Prompt, *, start: float) ->
         question=query.text,
         text=text.text.strip(),
         tokens=tuple(ids),
-        time_s=prompt.state.time_s,
-        frames_seen=prompt.state.num_frames,
+        time_s=state.time_s,
+        frames_seen=state.num_frames,
         first_token_ms=first_token_ms,
         total_ms=1000 * (time.perf_counter() - start),
         prompt_rows=len(span.segment) - num_run,
         finish=finish,
         evidence=span.attention.moments(query.evidence) if span.attention is not None else (),
     )
-    yield Said(found, asked, span, cursor)
+    yield Said(found, asked.rows, span, cursor)
 
 
-def _show_past(backbone: Backbone, prompt: Prompt) -> Cursor:
-    """Bring the Context to the question's moment: a token memory's frames, then frames that wait for their step."""
+def show_past(backbone: Backbone, prompt: Prompt) -> Cursor:
+    """Bring the Context to the question's moment: a token memory's frames, then frames that wait for their step.
+
+    Returns:
+        The cursor behind them.
+    """
     pipeline, state, context = prompt.pipeline, prompt.state, prompt.context
     cursor, memory, segment = state.cursor, state.memory, None
     if state.pending:

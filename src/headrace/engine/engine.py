@@ -33,6 +33,7 @@ class Engine:
         settings: Iterable[str] | str = (),
         chunk_frames: int = 1,
         memory_mb: float | None = None,
+        watch: Iterable[str] | str = (),
     ) -> Stream:
         """Open a stream.
 
@@ -41,14 +42,18 @@ class Engine:
             settings: ``role.field=value`` texts (or one), for a pipeline given as text.
             chunk_frames: Frames per step, for a pipeline given as text.
             memory_mb: Most the stream's past may take, in MiB; None for no limit.
+            watch: Standing instructions (or one) that hold from the first frame on; see ``Stream.watch``.
 
         Raises:
-            ValueError: The pipeline, a setting or the budget is wrong.
+            ValueError: The pipeline, a setting, the budget or an instruction is wrong.
         """
         if isinstance(pipeline, str):
             settings = (settings,) if isinstance(settings, str) else settings
             pipeline = Pipeline.parse(pipeline, settings, chunk_frames=chunk_frames)
-        return Stream(self, pipeline, budget_bytes=_bytes(memory_mb))
+        stream = Stream(self, pipeline, budget_bytes=_bytes(memory_mb))
+        for text in (watch,) if isinstance(watch, str) else watch:
+            stream.watch(text)
+        return stream
 
     def resume(self, folder: str | Path, *, memory_mb: float | None = None) -> Stream:
         """Go on with a saved stream, exactly where it was.

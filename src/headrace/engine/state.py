@@ -13,6 +13,23 @@ from torch import Tensor
 from headrace.types import Cursor, Frame, ModelSpec
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A standing instruction of a stream.
+
+    Attributes:
+        number: What it is called by; counted from 1, never used again.
+        text: The instruction.
+        max_tokens: Longest reply, in tokens.
+        speaker: State of the speaker for this instruction.
+    """
+
+    number: int
+    text: str
+    max_tokens: int
+    speaker: Any
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamState:
     """The state of one stream; replaced as a whole by every push.
@@ -28,6 +45,8 @@ class StreamState:
         time_s: Time of the last pushed frame, -1 before the first.
         num_tokens_in: Visual tokens before compression, over the whole stream.
         num_tokens_kept: Visual tokens after compression, over the whole stream.
+        watching: Standing instructions, oldest first.
+        num_watches: Standing instructions given so far, those taken back included.
     """
 
     encoder: Any
@@ -40,20 +59,36 @@ class StreamState:
     time_s: float = -1.0
     num_tokens_in: int = 0
     num_tokens_kept: int = 0
+    watching: tuple[Standing, ...] = ()
+    num_watches: int = 0
 
 
 def fork(value: Any) -> Any:
     """Copy a state for another stream: values share what never changes, tensors are copied."""
+    return _copy(value, ("fork",))
+
+
+def alias(value: Any) -> Any:
+    """Copy a state so that a step on the copy can be thrown away; of the two only one may go on.
+
+    Like ``fork``, but a cache copies nothing.
+    """
+    return _copy(value, ("alias", "fork"))
+
+
+def _copy(value: Any, ways: tuple[str, ...]) -> Any:
+    """Copy a tree; what has one of the methods ``ways`` is copied by the first it has."""
     if isinstance(value, Tensor):
         return value.clone()
-    if hasattr(value, "fork"):
-        return value.fork()
+    if way := next((way for way in ways if hasattr(value, way)), None):
+        return getattr(value, way)()
     if isinstance(value, tuple):
-        return tuple(fork(item) for item in value)
+        return tuple(_copy(item, ways) for item in value)
     if isinstance(value, dict):
-        return {key: fork(item) for key, item in value.items()}
+        return {key: _copy(item, ways) for key, item in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.replace(value, **{f.name: fork(getattr(value, f.name)) for f in dataclasses.fields(value)})
+        copies = {f.name: _copy(getattr(value, f.name), ways) for f in dataclasses.fields(value)}
+        return dataclasses.replace(value, **copies)
     assert value is None or isinstance(value, int | float | bool | str), f"{type(value)} may not stand in a state"
     return value
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from headrace.engine.pipeline import Pipeline
-from headrace.engine.state import StreamState
+from headrace.engine.state import StreamState, alias
 from headrace.protocols import Backbone, Context
 from headrace.types import (
     Cursor,
@@ -106,10 +106,14 @@ def advance(
             hidden = rows if reads else None
             span = context.finish()
     with watch.stage("speak"):
-        seen = Observation(frames[-1].index, frames[-1].time_s, hidden, tokens)
-        speaker, decision = pipeline.speaker.step(state.speaker, seen)
+        speaker, decision = state.speaker, Decision()
+        if not pipeline.speaker.reads_reply:
+            seen = Observation(frames[-1].index, frames[-1].time_s, hidden, tokens)
+            speaker, decision = pipeline.speaker.step(state.speaker, seen)
     with watch.stage("prefill"):
-        memory = pipeline.memory.write(state.memory, span)  # last: what failed before has changed nothing
+        # Last: what failed before has changed nothing. Standing instructions come after it, and may fail too.
+        undoable = state.watching and pipeline.memory.kind != "tokens"
+        memory = pipeline.memory.write(alias(state.memory) if undoable else state.memory, span)
     after = replace(
         state,
         encoder=encoder,

@@ -14,6 +14,7 @@ import torch
 
 from headrace.engine import saving
 from headrace.engine.answering import Prompt, Said, answer
+from headrace.engine.listening import listen, stand
 from headrace.engine.pipeline import Pipeline
 from headrace.engine.state import StreamState, fork
 from headrace.engine.step import MemoryBudgetError, advance, answered, check_budget
@@ -112,7 +113,9 @@ class Stream:
         after, report, decision, sight = advance(
             self.pipeline, self._backbone, state, frames, budget_bytes=self._budget_bytes
         )
+        after, report, events = listen(self.pipeline, self._backbone, after, sight, report)
         self._state, self.report = after, report
+        self._unheard += events
         if decision.speak:
             self._unheard.append(Event(report.time_s, decision, self.ask(Query(decision.prompt))))
         if self._observer is not None:
@@ -201,6 +204,52 @@ class Stream:
                 span = Span(segment=join(rows))
             self._state = replace(self._state, memory=memory.write(self._state.memory, span), cursor=answered(cursor))
 
+    @property
+    def watching(self) -> dict[int, str]:
+        """The standing instructions by number, oldest first."""
+        return {standing.number: standing.text for standing in self._state.watching}
+
+    def watch(self, instruction: str, *, max_tokens: int = 128) -> int:
+        """Give a standing instruction, such as ``say when the star appears``; it holds from the next step on.
+
+        After every step the model is asked about it, as by ``ask``, and the pipeline's speaker decides from how the
+        reply would begin whether it has come true. If so, ``push`` returns an Event with the reply. Nothing of it
+        enters the memory: answers, and other instructions, are what they would be without it.
+
+        Args:
+            instruction: What to look out for.
+            max_tokens: Longest reply, in tokens, >= 1.
+
+        Returns:
+            The instruction's number, for ``unwatch``.
+
+        Raises:
+            ValueError: The instruction is empty or holds control tokens, the number is wrong, the pipeline's speaker
+                takes no instructions, or the stream is closed.
+        """
+        with self._lock:
+            self._check_open()
+            self._check_free()
+            standing = stand(self.pipeline, self._backbone, self._state.num_watches + 1, instruction, max_tokens)
+            watching = (*self._state.watching, standing)
+            self._state = replace(self._state, watching=watching, num_watches=standing.number)
+            return standing.number
+
+    def unwatch(self, number: int) -> None:
+        """Take a standing instruction back.
+
+        Raises:
+            ValueError: There is none of this number, or the stream is closed.
+        """
+        with self._lock:
+            self._check_open()
+            self._check_free()
+            if number not in self.watching:
+                known = ", ".join(map(str, self.watching)) or "none"
+                raise ValueError(f"unwatch: no standing instruction has the number {number!r}; there are: {known}")
+            left = tuple(standing for standing in self._state.watching if standing.number != number)
+            self._state = replace(self._state, watching=left)
+
     def fork(self) -> Stream:
         """Start another stream with the same past; sealed blocks are shared, both go their own way."""
         with self._lock:
@@ -241,7 +290,8 @@ class Stream:
         with self._lock:
             self._check_free()
             self._closed = True
-            self._state = replace(self._state, encoder=None, compressor=None, memory=None, speaker=None, pending=())
+            nothing = replace(self._state, encoder=None, compressor=None, memory=None, speaker=None, pending=())
+            self._state = replace(nothing, watching=())
 
     def __enter__(self) -> Stream:
         return self

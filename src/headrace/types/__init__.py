@@ -6,7 +6,7 @@ Shape letters used in the whole package: ``T`` new decoder rows, ``N`` visual to
 
 from headrace.types.rows import Attention, Cursor, Kind, LayerSpan, Moment, Segment, Span, join
 from headrace.types.spec import ModelSpec, Rope
-from headrace.types.talk import Answer, Decision, Event, Observation, Query, Report, Token
+from headrace.types.talk import Answer, Decision, Event, Observation, Query, Reply, Report, Token
 from headrace.types.visual import Edit, Frame, Keep, Merge, Replace, Sight, VisualTokens
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Observation",
     "Query",
     "Replace",
+    "Reply",
     "Report",
     "Rope",
     "Segment",

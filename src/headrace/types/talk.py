@@ -116,6 +116,21 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Reply:
+    """How the model would begin to answer a standing instruction right now.
+
+    Attributes:
+        instruction: The instruction's text.
+        logits: (V,) scores of the reply's first token.
+        stop_ids: Vocabulary ids that end an answer; as the first token they mean silence.
+    """
+
+    instruction: str
+    logits: Tensor
+    stop_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Observation:
     """What a speaker sees after a step.
 
@@ -124,12 +139,14 @@ class Observation:
         time_s: Its time in seconds.
         hidden: (T, D) last hidden rows of the step, or None when the speaker did not ask for them.
         tokens: Visual tokens of the step after compression.
+        reply: The reply to a standing instruction, or None when the speaker does not read replies.
     """
 
     frame: int
     time_s: float
     hidden: Tensor | None
     tokens: VisualTokens
+    reply: Reply | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +160,21 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something the stream said by itself, at ``time_s`` seconds, because of ``decision``."""
+    """Something the stream said by itself.
+
+    Attributes:
+        time_s: Stream time in seconds.
+        decision: Why it spoke.
+        answer: What it said.
+        number: The standing instruction that came true, 0 where the speaker asked a question of its own.
+    """
 
     time_s: float
     decision: Decision
     answer: Answer
+    number: int = 0
+
+    @property
+    def instruction(self) -> str:
+        """What was asked of the model: the standing instruction, or the speaker's question."""
+        return self.answer.question

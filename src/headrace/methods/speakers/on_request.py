@@ -15,6 +15,7 @@ class OnRequest(Method):
 
     card: ClassVar[Card] = Card("on request")
     reads_hidden: ClassVar[bool] = False
+    reads_reply: ClassVar[bool] = False
 
     def init(self, spec: ModelSpec) -> None:
         """Nothing to remember."""
