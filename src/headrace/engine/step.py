@@ -131,6 +131,7 @@ def advance(
         tokens_kept=len(tokens),
         stage_ms=watch.stage_ms,
         memory_bytes=pipeline.memory.num_bytes(memory),
+        spent=getattr(encoder, "spent", None),
     )
     return after, report, decision, sight
 

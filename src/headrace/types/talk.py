@@ -105,6 +105,7 @@ class Report:
         tokens_kept: Visual tokens after it.
         stage_ms: Milliseconds per stage: ``encode`` (pixels included), ``compress``, ``prefill``, ``speak``.
         memory_bytes: Bytes the memory holds after the step.
+        spent: Share of a dense vision tower's work that the step took, None where the encoder does not say.
     """
 
     frames: tuple[int, ...]
@@ -113,6 +114,7 @@ class Report:
     tokens_kept: int
     stage_ms: dict[str, float] = field(default_factory=dict)
     memory_bytes: int = 0
+    spent: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
