@@ -14,6 +14,7 @@ import typer
 
 from headrace.cli import options
 from headrace.cli.failing import clean
+from headrace.cli.governing import Governing
 from headrace.cli.output import Output
 
 FRAMES_PER_SECOND = 2.0  # what streaming video models are trained on; a source with fewer gives all it has
@@ -45,6 +46,8 @@ def ask(
     settings: options.Settings = None,
     chunk_frames: options.ChunkFrames = 1,
     memory_mb: options.MemoryMb = None,
+    target_ms: options.TargetMs = None,
+    keep_up: options.KeepUp = False,
     state: options.State = None,
     resume: options.Resume = None,
     model: options.Model = "nano",
@@ -79,7 +82,9 @@ def ask(
         fps = FRAMES_PER_SECOND
     window = {"fps": fps, "start": start, "end": end, "realtime": realtime}
     weights = Weights(model, revision, offline, dtype, device)
-    _run(out, source, _plan(questions, at or [], decoding), window, running, weights, state=state, resume=resume)
+    pace = Governing(target_ms, keep_up)
+    asks = _plan(questions, at or [], decoding)
+    _run(out, source, asks, window, running, weights, state=state, resume=resume, pace=pace)
 
 
 def _plan(questions: list[str], at: list[float], decoding: dict[str, Any]) -> Any:
@@ -109,6 +114,7 @@ def _run(
     *,
     state: Path | None,
     resume: Path | None,
+    pace: Governing,
 ) -> None:
     from headrace import video
     from headrace.cli.watching import ask as ask_now
@@ -117,9 +123,7 @@ def _run(
     from headrace.types import Cursor
 
     _check_running(running, resume)
-    log = logging.getLogger("headrace.video")
-    log.addHandler(_Notes(out))
-    log.propagate = False
+    _pass_on_notes(out)
     with contextlib.ExitStack() as stack:
         if resume is None:
             opened = stack.enter_context(video.open(source, **window))
@@ -138,7 +142,8 @@ def _run(
         def answered(_: Any, answer: Any) -> None:
             out.answer(answer)
 
-        result = watch(stream, opened, asks, out, answered=answered, stepped=out.report)
+        with pace.of(stream, opened, out) as taker:
+            result = watch(stream, opened, asks, out, answered=answered, stepped=out.report, through=taker)
         folder = state or (Path("headrace-stream") if result.interrupted else None)
         if folder is not None and stream.num_frames:
             stream.save(folder)
@@ -153,8 +158,15 @@ def _run(
     if result.interrupted:
         if stream.num_frames:
             out.note(f"stopped at {stream.state.time_s:g} s and saved to {folder}; to go on:")
-            out.note(f"  {_again(source, asks, result.unasked, window, weights, folder)}")
+            out.note(f"  {_again(source, asks, result.unasked, window, weights, folder, pace=pace)}")
         raise typer.Exit(130)
+
+
+def _pass_on_notes(out: Output) -> None:
+    """Show what sources have to say as soon as they say it."""
+    log = logging.getLogger("headrace.video")
+    log.addHandler(_Notes(out))
+    log.propagate = False
 
 
 def _check_running(running: dict[str, Any], resume: Path | None) -> None:
@@ -170,7 +182,16 @@ def _check_running(running: dict[str, Any], resume: Path | None) -> None:
         raise ValueError("--resume: goes on with the saved pipeline; leave out --pipeline, --set and --chunk-frames")
 
 
-def _again(source: str, asks: Any, unasked: Any, window: dict[str, Any], weights: Weights, folder: Path | None) -> str:
+def _again(
+    source: str,
+    asks: Any,
+    unasked: Any,
+    window: dict[str, Any],
+    weights: Weights,
+    folder: Path | None,
+    *,
+    pace: Governing,
+) -> str:
     """The command that goes on with a saved stream and asks what is still open."""
     left = unasked or asks
     command = ["headrace", "ask", source, *dict.fromkeys(asking.query.text for asking in left)]
@@ -181,6 +202,7 @@ def _again(source: str, asks: Any, unasked: Any, window: dict[str, Any], weights
         if window[name] is not None and (name, window[name]) != ("fps", FRAMES_PER_SECOND):
             command += [f"--{name}", f"{window[name]:g}"]
     command += ["--realtime"] if window["realtime"] else []
+    command += pace.arguments()
     for name, value, default in (
         ("model", weights.model, "nano"),
         ("revision", weights.revision, None),

@@ -8,6 +8,7 @@ import typer
 
 from headrace.cli import options
 from headrace.cli.failing import clean
+from headrace.cli.governing import Governing
 from headrace.cli.output import Output, step_line
 
 
@@ -21,6 +22,8 @@ def demo(
     per_stop: Annotated[int, typer.Option(min=1, help="Questions each time.")] = 3,
     pipeline: options.PipelineText = "streamingllm:1040",  # 16 frames of nano, as many as it was trained on
     settings: options.Settings = None,
+    target_ms: options.TargetMs = None,
+    keep_up: options.KeepUp = False,
     model: options.Model = "nano",
     as_json: options.Json = False,
 ) -> None:
@@ -33,7 +36,7 @@ def demo(
     from headrace.engine import load
     from headrace.video.world import matches
 
-    out = Output(as_json=as_json, verbosity=context.obj.verbosity)
+    out, pace = Output(as_json=as_json, verbosity=context.obj.verbosity), Governing(target_ms, keep_up)
     with video.open(f"world:{seed},seconds={seconds:g}") as source:
         engine = load(model)
         stream = engine.open(pipeline, settings=settings or ())
@@ -55,7 +58,9 @@ def demo(
                 seconds_shown.add(int(report.time_s))
                 out.line(step_line(report), style="dim")
 
-        result = watch(stream, source, plan, Output(as_json=as_json, verbosity=-1), answered=answered, stepped=stepped)
+        quiet = Output(as_json=as_json, verbosity=-1)
+        with pace.of(stream, source, out) as taker:
+            result = watch(stream, source, plan, quiet, answered=answered, stepped=stepped, through=taker)
     totals = summary(stream, result)
     accuracy = sum(right) / len(right) if right else 0.0
     out.object("summary", **totals, asked=len(right), right=sum(right), accuracy=accuracy)

@@ -40,6 +40,16 @@ ChunkFrames = Annotated[int, typer.Option(help="Frames that are taken in togethe
 MemoryMb = Annotated[
     float | None, typer.Option(help="Most MiB the past may take; refused when it cannot hold.", rich_help_panel=STREAM)
 ]
+TargetMs = Annotated[
+    float | None,
+    typer.Option(
+        help="Milliseconds a frame may take: what can be turned down is, as little as holds; else frames are skipped.",
+        rich_help_panel=STREAM,
+    ),
+]
+KeepUp = Annotated[
+    bool, typer.Option("--keep-up", help="As --target-ms, with the time between frames.", rich_help_panel=STREAM)
+]
 Fps = Annotated[
     float | None,
     typer.Option(

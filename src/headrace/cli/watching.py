@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from types import FrameType
 
 from headrace.cli.output import Output, size
-from headrace.engine import Stream
+from headrace.engine import Governor, Stream
 from headrace.types import Answer, Query, Report
 from headrace.video import VideoSource
 
@@ -89,6 +89,7 @@ def watch(
     *,
     answered: Callable[[Asking, Answer], None],
     stepped: Callable[[Report], None],
+    through: Stream | Governor | None = None,
 ) -> Watched:
     """Push every frame of a source, and ask each question right after the last frame that is not later than its time.
 
@@ -102,11 +103,13 @@ def watch(
         out: Takes progress, events and remarks.
         answered: Called with each question and its answer.
         stepped: Called with what each step cost.
+        through: What takes the frames: a governor in front of the stream, or the stream itself.
 
     Returns:
         What came of it; questions without a time are still to be asked.
     """
     result, seen, last_s = Watched(), stream.num_frames, stream.state.time_s
+    taker = through or stream
     timed = sorted((ask for ask in asks if ask.at_s is not None), key=lambda ask: ask.at_s or 0.0)
     untimed = [ask for ask in asks if ask.at_s is None]
     with graceful(source) as stop, out.progress(f"watching {source.name}", source.num_frames) as move:
@@ -118,11 +121,11 @@ def watch(
                 continue
             while timed and stream.num_frames > seen and frame.time_s > (timed[0].at_s or 0.0):
                 ask(stream, timed.pop(0), answered)
-            for event in stream.push(frame):
+            for event in taker.push(frame):
                 out.answer(event.answer)
-            if stream.report is not None:
-                result.add(stream.report)
-                stepped(stream.report)
+            if taker.report is not None:
+                result.add(taker.report)
+                stepped(taker.report)
             move()
             if stop.is_set():
                 break

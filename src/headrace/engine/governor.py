@@ -30,7 +30,7 @@ LOOK_STEPS = 3  # at the start only looked at: the first steps pay for what is s
 CAUTION_UP, CAUTION_DOWN, CAUTION_MOST = 1.15, 0.993, 1.5  # after a second late step in a row of 20; after any other
 HOLD, HOLD_MOST = 4, 64  # steps for which something better must fit before it is taken; doubles when it did not last
 LASTED = 16  # steps after which a better setting has lasted
-PROBE, PROBE_MOST, PROBE_REACH = 64, 256, 2.0  # steps between tries of what seems too much, up to so many targets
+PROBE, PROBE_MOST, PROBE_REACH = 64, 96, 2.0  # steps between tries of what seems too much, up to so many targets
 OFTEN, SELDOM = 1 / 20, 0.6 / 20  # share at which a kind of step begins to count for the 95th percentile, and ceases to
 WINDOW = 64  # steps over which shares are taken
 LAG_MOST = 4.0  # targets; what was lost before that is lost
@@ -181,7 +181,8 @@ class Governor:
             self._ended = self._clock()
             took_ms = 1000 * (self._ended - start)
             self.report, self._in_a_row, self._gap = self.stream.report, 0, False
-            self._lag_ms = min(self._lag_ms + took_ms - self.target_ms, LAG_MOST * self.target_ms)
+            lost_ms = took_ms - self.target_ms if self._steps >= LOOK_STEPS else 0.0
+            self._lag_ms = min(self._lag_ms + lost_ms, LAG_MOST * self.target_ms)
             self._lag_ms = max(self._lag_ms, -self.target_ms * self._ahead)
             if steps and self.report is not None:
                 self._count(kinds)
@@ -208,7 +209,8 @@ class Governor:
 
         Returns:
             ``target_ms``; ``frames`` that were taken in by setting; ``skipped``; ``p50_ms`` and ``p95_ms`` per frame
-            over the latest 4096 steps, None before the first; ``changes`` of the setting.
+            over the latest 4096 steps, without the three that were only looked at, None before there are any;
+            ``changes`` of the setting.
         """
         ranked = sorted(self._took)
         return {
@@ -329,7 +331,8 @@ class Governor:
         for group, curve in self._curves.items():
             (curve.anchor if fresh and fits else curve.learn)(*notch[group], spent[group])
         self._steps += 1
-        self._took.append(took_ms / self._step_frames)
+        if self._steps > LOOK_STEPS:
+            self._took.append(took_ms / self._step_frames)
         if self._steps > LOOK_STEPS and kind in self._shares[setting.vision].counted:
             late = took_ms > self.target_ms * self._step_frames
             rise = CAUTION_UP if late and any(self._late) else CAUTION_DOWN
