@@ -283,3 +283,23 @@ def test_threads_are_taken_away_only_where_that_helps(helps: bool, left: int):
     assert number == [left]
     threads.look(False, 1.0)
     assert number == [4]
+
+
+def test_torch_threads_are_lowered_under_load_and_come_back():
+    seen = set()
+
+    def load(frame: int) -> float:
+        seen.add(torch.get_num_threads())
+        return (3.0 if torch.get_num_threads() == 2 else 2.0) if 60 <= frame < 160 else 1.0
+
+    torch.set_num_threads(2)
+    try:
+        stream = SimulatedStream(prices=STEEP, load=load)
+        governor = Governor(stream, target_ms=80.0, threads=True, clock=stream.clock)
+        for index in range(150):
+            governor.push(blank(index))
+        assert seen == {1, 2}
+        governor.close()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
