@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,10 +22,20 @@ from headrace.bench.accuracy import FIRST_SEED, Setting, majority_row, run_seed
 from headrace.bench.bare import BareModel
 from headrace.bench.ledger import Ledger, summarise
 from headrace.bench.overhead import overhead
+from headrace.bench.speaking import FRAME_S, Marker, Tally, choose, total
 from headrace.bench.statistics import Outcome, accuracy
 from headrace.bench.table import replace_between, table
-from headrace.engine import Engine
-from headrace.video.world import World, foreground, questions, vocabulary
+from headrace.engine import Engine, Stream
+from headrace.video.world import (
+    ALL_INSTRUCTIONS,
+    ALL_KINDS,
+    GROUPS,
+    World,
+    foreground,
+    questions,
+    vocabulary,
+    watches,
+)
 
 SETTING = Setting(seconds=6.0, every_s=3.0, h264=False)
 
@@ -31,7 +43,7 @@ SETTING = Setting(seconds=6.0, every_s=3.0, h264=False)
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     folder = tmp_path_factory.mktemp("model")
-    tokenizer = plain.word_tokenizer(vocabulary())
+    tokenizer = plain.word_tokenizer(vocabulary(tuple(ALL_KINDS), ALL_INSTRUCTIONS))
     plain.save(plain.build(plain.tiny_config(len(tokenizer), clip="frame"), gain=6.0), tokenizer, folder)
     return headrace.load(str(folder), dtype="float32")
 
@@ -45,12 +57,95 @@ def test_shared_encoding_gives_the_answers_of_a_plain_stream(engine: Engine) -> 
         for frame in video.world.frames(world, 0, 12):
             stream.push(frame)
             if (frame.index + 1) % 6 == 0:
-                for question in questions(world, frame.index):
+                for question in questions(world, frame.index, kinds=tuple(ALL_KINDS), fair=True):
                     found = stream.ask(question.text, max_tokens=8)
                     right.append((question.kind, found.text == question.answer))
         assert [(x.kind, x.right) for x in row.outcomes] == right
         assert len(right) > 5
+        assert row.watched == watched(engine.open(f"{name}+eos_threshold"), world, 12)
         assert row.memory_bytes == stream.pipeline.memory.num_bytes(stream.state.memory)
+
+
+def watched(stream: Stream, world: World, num: int) -> dict[str, Tally]:
+    """What comes of standing instructions, from all that was said."""
+    chosen = {stream.watch(watch.text, max_tokens=8): watch for watch in choose(world, num, 2)}
+    said = [event for frame in video.world.frames(world, 0, num) for event in stream.push(frame)]
+    found = {}
+    for number, watch in chosen.items():
+        times = [event.time_s for event in said if event.number == number]
+        hits = matched(times, list(watch.events_s))
+        found[watch.text] = Tally(hits, len(times) - hits, len(watch.events_s) - hits)
+    return found
+
+
+def matched(said: list[float], events: list[float]) -> int:
+    """The most pairs within one frame, by trying everything."""
+    if not said:
+        return 0
+    first, rest = said[0], said[1:]
+    best = matched(rest, events)
+    for event in events:
+        if abs(event - first) <= FRAME_S + 1e-6:
+            best = max(best, 1 + matched(rest, [x for x in events if x != event]))
+    return best
+
+
+@given(st.sets(st.integers(0, 12)), st.sets(st.integers(0, 12)))
+def test_as_many_events_are_matched_as_can_be(said: set[int], events: set[int]) -> None:
+    marker = Marker([event / 2 for event in sorted(events)])
+    right = [marker.said(tick / 2) for tick in sorted(said)]
+    hits = matched([tick / 2 for tick in sorted(said)], [event / 2 for event in sorted(events)])
+    assert sum(right) == hits
+    assert marker.tally() == Tally(hits, len(said) - hits, len(events) - hits)
+
+
+def test_speaking_up_by_hand() -> None:
+    marker = Marker([1.0, 4.0, 4.5, 9.0])
+    assert [marker.said(t) for t in (0.5, 2.0, 4.5, 5.0, 5.5)] == [True, False, True, True, False]
+    tally = marker.tally()
+    assert tally == Tally(3, 2, 1)
+    assert (tally.precision, tally.recall, tally.f1) == (0.6, 0.75, pytest.approx(2 / 3))
+    assert total([tally, Tally(1, 0, 1)]) == Tally(4, 2, 2)
+    assert Tally().f1 == Tally(0, 0, 3).f1 == Tally(0, 3, 0).f1 == 0.0
+
+
+def test_instructions_that_are_watched_come_true_at_least_twice() -> None:
+    for seed in range(4):
+        world = World(FIRST_SEED + seed)
+        chosen = choose(world, 120, 3)
+        assert len(chosen) == 3
+        assert chosen == choose(world, 120, 3)
+        assert all(len(watch.events_s) >= 2 for watch in chosen)
+        assert all(watch in watches(world, 0, 120, instructions=ALL_INSTRUCTIONS) for watch in chosen)
+    assert len({tuple(watch.text for watch in choose(World(seed), 120, 2)) for seed in range(6)}) > 2
+    assert choose(World(0), 120, 0) == []
+
+
+def test_a_stream_that_knows_everything_scores_one(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one that is silent scores nothing, one that always speaks has full recall."""
+    from headrace.methods.speakers.eos_threshold import EosThreshold
+    from headrace.types import Decision
+
+    setting = dataclasses.replace(SETTING, seconds=20.0, every_s=20.0)
+    chosen = {watch.text: set(watch.events_s) for watch in choose(World(FIRST_SEED), 40, 2)}
+
+    def scores(speaks: Callable[[str, float], bool]) -> tuple[float, ...]:
+        def step(self: Any, state: None, seen: Any) -> Any:
+            text = seen.reply.instruction
+            return None, Decision(speaks(text, seen.time_s), text, 0.5)
+
+        monkeypatch.setattr(EosThreshold, "step", step)
+        (found,) = summarise(run_seed(engine, ["recent:1"], 0, setting), ["recent:1"], 1)
+        assert found["watches"] == 2
+        assert found["by_group"][GROUPS[2]] == found["speak_f1"]
+        return found["speak_f1"], found["speak_precision"], found["speak_recall"]
+
+    assert scores(lambda text, time_s: time_s in chosen[text]) == (1.0, 1.0, 1.0)
+    assert scores(lambda text, time_s: time_s - FRAME_S in chosen[text])[2] > 0.8, "one frame late still counts"
+    assert scores(lambda text, time_s: False) == (0.0, 0.0, 0.0)
+    always = scores(lambda text, time_s: True)
+    assert always[2] == 1.0
+    assert always[1] == pytest.approx(sum(map(len, chosen.values())) / 80)
 
 
 def test_rows_count_tokens(engine: Engine) -> None:
@@ -122,8 +217,13 @@ def test_an_interrupted_bench_goes_on(engine: Engine, tmp_path: Path) -> None:
     assert summarise(again.rows, ["dense", "recent:2"], 1) == summarise(first.rows, ["dense", "recent:2"], 1)
     assert not Ledger(path, "another model", SETTING).rows
     assert not Ledger(path, "m", Setting(seconds=9.0)).rows
+    assert not Ledger(path, "m", dataclasses.replace(SETTING, watches=1)).rows
+    older = {"model": "m", "level": "standard", "seconds": 6.0, "every_s": 3.0, "h264": False}
+    row = {"name": "recent:4", "pipeline": "", "seed": 0, "outcomes": [["where", True]], "memory_bytes": 1}
+    path.write_text(path.read_text() + json.dumps({"key": older, "row": row}) + "\n")
+    assert len(Ledger(path, "m", SETTING).rows) == 2, "rows of an older layout are passed over"
     path.write_text(path.read_text() + "{torn")
-    with pytest.raises(ValueError, match="line 3 is damaged"):
+    with pytest.raises(ValueError, match="line 4 is damaged"):
         Ledger(path, "m", SETTING)
 
 
@@ -132,6 +232,22 @@ def test_summaries_are_plain_numbers(engine: Engine) -> None:
     for result in json.loads(json.dumps(summarise(rows, ["dense", "uniform:2"], 1))):
         assert 0 <= result["accuracy"] <= 1
         assert {"pipeline", "ci95", "by_kind", "tokens_per_frame", "ms_per_frame", "retention"} <= set(result)
+        assert set(result["by_group"]) == set(GROUPS)
+        own = [ALL_KINDS[kind].group for kind in result["by_kind"]]
+        by_hand = [share for kind, share in result["by_kind"].items() if ALL_KINDS[kind].group == GROUPS[0]]
+        assert result["by_group"][GROUPS[0]] == pytest.approx(sum(by_hand) / own.count(GROUPS[0]))
+        assert (result["speak_f1"] is None) == (result["watches"] == 0)
+        assert result["ms_per_watch"] is None or result["ms_per_watch"] > 0
+
+
+def test_nothing_watched_is_no_score(engine: Engine) -> None:
+    rows = run_seed(engine, ["recent:1", "text-only"], 0, dataclasses.replace(SETTING, watches=0))
+    (*found,) = summarise([*rows, majority_row(0, SETTING)], ["recent:1", "text-only", "majority"], 1)
+    assert [(x["speak_f1"], x["watches"], x["by_group"][GROUPS[2]]) for x in found] == [(None, 0, None)] * 3
+    blind, sees = run_seed(engine, ["text-only", "recent:1"], 0, SETTING)
+    assert (len(blind.watched), len(sees.watched)) == (0, 2)
+    with pytest.raises(ValueError, match="watches"):
+        Setting(watches=-1)
 
 
 def test_overhead_runs_every_contender() -> None:

@@ -21,11 +21,23 @@ from torch import Tensor
 
 from headrace import registry, video
 from headrace.bench.rows import Given, Oracle
+from headrace.bench.speaking import Marker, Tally, choose
 from headrace.bench.statistics import Outcome
 from headrace.engine import Engine, Pipeline, Stream
 from headrace.engine.answering import Prompt, Said, answer
 from headrace.types import Frame, Query, VisualTokens
-from headrace.video.world import LEVELS, TICKS_PER_SECOND, Question, World, foreground, matches, questions, write_video
+from headrace.video.world import (
+    ALL_KINDS,
+    LEVELS,
+    TICKS_PER_SECOND,
+    Question,
+    Watch,
+    World,
+    foreground,
+    matches,
+    questions,
+    write_video,
+)
 
 FIRST_SEED = 1 << 29  # seeds from here up are neither trained on nor typed
 MAX_TOKENS = 8
@@ -40,18 +52,22 @@ class Setting:
         seconds: Length of each stream.
         every_s: Seconds between two moments of asking.
         h264: Watch the stream through an H.264 file instead of its exact pixels.
+        watches: Standing instructions per stream, at most.
     """
 
     level: str = "standard"
     seconds: float = 60.0
     every_s: float = 4.0
     h264: bool = True
+    watches: int = 2
 
     def __post_init__(self) -> None:
         if self.level not in LEVELS:
             raise ValueError(f"level: {self.level!r} is unknown; known: {', '.join(LEVELS)}")
         if self.seconds < self.every_s or self.every_s < 1 / TICKS_PER_SECOND:
             raise ValueError(f"seconds: {self.seconds:g} s hold no moment of asking, one every {self.every_s:g} s")
+        if self.watches < 0:
+            raise ValueError(f"watches: must be 0 or more, not {self.watches}")
 
 
 @dataclass(slots=True)
@@ -64,9 +80,11 @@ class Row:
         seed: Number of the stream.
         outcomes: Every question, in order.
         tokens_per_frame: Visual tokens kept per frame.
-        ms_per_frame: Milliseconds per frame, shared encoding included.
+        ms_per_frame: Milliseconds per frame, shared encoding included, standing instructions not.
         ms_per_question: Milliseconds per question.
         memory_bytes: Bytes held at the end.
+        watched: What came of every standing instruction.
+        ms_per_watch: Milliseconds per standing instruction and frame.
     """
 
     name: str
@@ -77,6 +95,8 @@ class Row:
     ms_per_frame: float = 0.0
     ms_per_question: float = 0.0
     memory_bytes: int = 0
+    watched: dict[str, Tally] = field(default_factory=dict)
+    ms_per_watch: float = 0.0
 
 
 def run_seed(
@@ -103,13 +123,14 @@ def run_seed(
         ValueError: A name is wrong.
     """
     world = World(FIRST_SEED + seed, LEVELS[setting.level])
-    lanes = [_Lane(engine, name, seed, world) for name in names]
+    num = int(setting.seconds * TICKS_PER_SECOND)
+    watched = choose(world, num, setting.watches)
+    lanes = [_Lane(engine, name, seed, world, watched) for name in names]
     encoders = {lane.encoder: lane.watched.encoder for lane in lanes if lane.watched is not None}
     states = {key: method.init(engine.backbone.spec) for key, method in encoders.items()}
     step = max(1, round(setting.every_s * TICKS_PER_SECOND))
-    num = int(setting.seconds * TICKS_PER_SECOND)
     with torch.no_grad():
-        for frame in _frames(world, num, h264=setting.h264):
+        for frame in frames(world, num, h264=setting.h264):
             seen: dict[str, tuple[VisualTokens, float]] = {}
             for key, method in encoders.items():
                 start = time.perf_counter()
@@ -118,7 +139,7 @@ def run_seed(
             for lane in lanes:
                 lane.push(frame, seen)
             if (frame.index + 1) % step == 0:
-                for question in questions(world, frame.index):
+                for question in _questions(world, frame.index):
                     assert question.time_s == frame.time_s, "a question may only rest on what has been seen"
                     for lane in lanes:
                         lane.ask(question)
@@ -148,10 +169,15 @@ def _asked(seed: int, setting: Setting) -> Iterator[Question]:
     """Every question of a stream, in order."""
     world, step = World(seed, LEVELS[setting.level]), max(1, round(setting.every_s * TICKS_PER_SECOND))
     for tick in range(step - 1, int(setting.seconds * TICKS_PER_SECOND), step):
-        yield from questions(world, tick)
+        yield from _questions(world, tick)
 
 
-def _frames(world: World, num: int, *, h264: bool) -> Iterator[Frame]:
+def _questions(world: World, tick: int) -> list[Question]:
+    """What is asked at a moment: every kind, so that no answer is worth guessing."""
+    return questions(world, tick, kinds=tuple(ALL_KINDS), fair=True)
+
+
+def frames(world: World, num: int, *, h264: bool) -> Iterator[Frame]:
     """The stream's frames, numbered by tick."""
     if not h264:
         yield from video.world.frames(world, 0, num)
@@ -166,7 +192,7 @@ def _frames(world: World, num: int, *, h264: bool) -> Iterator[Frame]:
 class _Lane:
     """One pipeline on one stream, fed with shared tokens."""
 
-    def __init__(self, engine: Engine, name: str, seed: int, world: World) -> None:
+    def __init__(self, engine: Engine, name: str, seed: int, world: World, watched: Sequence[Watch]) -> None:
         self._engine = engine
         self._box: dict[int, VisualTokens] = {}
         self.watched = None if name == "text-only" else _parse(name, world)
@@ -176,7 +202,10 @@ class _Lane:
         self._row = Row(name, name if self.watched is None else str(self.watched), seed)
         self._frames_ms: list[float] = []
         self._asks_ms: list[float] = []
+        self._speak_ms = 0.0
         self._kept = 0
+        seen = watched if self.watched is not None else ()
+        self._markers = {self._stream.watch(x.text, max_tokens=MAX_TOKENS): (x.text, Marker(x.events_s)) for x in seen}
 
     def push(self, frame: Frame, seen: dict[str, tuple[VisualTokens, float]]) -> None:
         if self.watched is None:
@@ -184,11 +213,14 @@ class _Lane:
         tokens, encode_ms = seen[self.encoder]
         self._box.clear()
         self._box[frame.index] = tokens
-        self._stream.push(frame)
+        for event in self._stream.push(frame):
+            if event.number:
+                self._markers[event.number][1].said(event.time_s)
         report = self._stream.report
         assert report is not None
         self._kept += report.tokens_kept
-        self._frames_ms.append(encode_ms + sum(report.stage_ms.values()))
+        self._speak_ms += report.stage_ms["speak"]
+        self._frames_ms.append(encode_ms + sum(report.stage_ms.values()) - report.stage_ms["speak"])
 
     def ask(self, question: Question) -> None:
         query = Query(question.text, max_tokens=MAX_TOKENS, evidence=0)
@@ -206,6 +238,8 @@ class _Lane:
         self._row.tokens_per_frame = self._kept / num
         self._row.ms_per_frame = sum(self._frames_ms) / num
         self._row.ms_per_question = sum(self._asks_ms) / max(1, len(self._asks_ms))
+        self._row.watched = {text: marker.tally() for text, marker in self._markers.values()}
+        self._row.ms_per_watch = self._speak_ms / num / max(1, len(self._markers))
         self._row.memory_bytes = self._stream.pipeline.memory.num_bytes(self._stream.state.memory)
         self._stream.close()
         return self._row
@@ -221,7 +255,7 @@ def _blind(engine: Engine, stream: Stream, query: Query) -> str:
 
 
 def _parse(name: str, world: World) -> Pipeline:
-    """Parse a pipeline text in which ``oracle:KEEP`` may stand for a compressor."""
+    """Parse a pipeline text in which ``oracle:KEEP`` may stand for a compressor; its speaker takes instructions."""
     parts = name.split("+")
     oracles = [part for part in parts if part.partition(":")[0] == "oracle"]
     if not oracles:
@@ -236,4 +270,6 @@ def _parse(name: str, world: World) -> Pipeline:
         pipeline = dataclasses.replace(Pipeline.parse(rest), compressor=Oracle(keep=keep, foreground=shown))
     if pipeline.chunk_frames != 1:
         raise ValueError(f"pipeline {name!r}: the bench takes one frame per step")
+    if not pipeline.speaker.reads_reply:
+        pipeline = dataclasses.replace(pipeline, speaker=registry.build("eos_threshold"))
     return pipeline

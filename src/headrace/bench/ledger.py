@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from headrace.bench.accuracy import Row, Setting
+from headrace.bench.speaking import Tally, total
 from headrace.bench.statistics import Accuracy, Outcome, accuracy
+from headrace.video.world import ALL_KINDS, GROUPS
+
+LAYOUT = 2  # what is asked and what a row holds; rows of another layout are passed over
+FORWARD = GROUPS[-1]
 
 
 class Ledger:
-    """Rows that are done, for one model and setting.
+    """Rows that are done, for one model and setting; rows of others, and of older layouts, are passed over.
 
     Args:
         path: JSON-lines file, made when the first row comes; None keeps rows in memory.
@@ -26,7 +31,7 @@ class Ledger:
 
     def __init__(self, path: Path | None, model: str, setting: Setting) -> None:
         self._path = path
-        self._key = {"model": model, **dataclasses.asdict(setting)}
+        self._key = {"layout": LAYOUT, "model": model, **dataclasses.asdict(setting)}
         self.rows: list[Row] = []
         if path is not None and path.is_file():
             for number, line in enumerate(path.read_text().splitlines(), start=1):
@@ -38,7 +43,8 @@ class Ledger:
             key, row = found["key"], found["row"]
             outcomes = [Outcome(kind, row["seed"], right) for kind, right in row.pop("outcomes")]
             if key == self._key:
-                self.rows.append(Row(**row, outcomes=outcomes))
+                watched = {text: Tally(**tally) for text, tally in row.pop("watched").items()}
+                self.rows.append(Row(**row, outcomes=outcomes, watched=watched))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self._path}: line {number} is damaged ({error}); remove it") from None
 
@@ -61,7 +67,9 @@ def summarise(rows: Sequence[Row], names: Sequence[str], seeds: int) -> list[dic
     """One object per pipeline over the first ``seeds`` streams, in the order of ``names``.
 
     ``accuracy`` is the mean over kinds, ``ci95`` half its 95 % interval, ``retention`` its share of dense's (None where
-    dense did not run).
+    dense did not run). ``speak_f1``, ``speak_precision`` and ``speak_recall`` are over the events of all standing
+    instructions of all streams (None where nothing was watched). ``by_group`` is the mean over the kinds of a group;
+    the group of standing instructions has ``speak_f1``.
     """
     found: dict[str, tuple[Accuracy, list[Row]]] = {}
     for name in names:
@@ -75,6 +83,9 @@ def _object(name: str, score: Accuracy, own: list[Row], dense: float | None) -> 
     def mean(field: str) -> float:
         return float(sum(getattr(row, field) for row in own)) / len(own)
 
+    tallies = [tally for row in own for tally in row.watched.values()]
+    spoke = total(tallies) if tallies else None
+    speak_f1 = spoke.f1 if spoke else None
     return {
         "pipeline": name,
         "accuracy": score.macro,
@@ -84,8 +95,23 @@ def _object(name: str, score: Accuracy, own: list[Row], dense: float | None) -> 
         "tokens_per_frame": mean("tokens_per_frame"),
         "ms_per_frame": mean("ms_per_frame"),
         "ms_per_question": mean("ms_per_question"),
+        "ms_per_watch": mean("ms_per_watch") if tallies else None,
+        "speak_f1": speak_f1,
+        "speak_precision": spoke.precision if spoke else None,
+        "speak_recall": spoke.recall if spoke else None,
+        "watches": len(tallies),
         "memory_bytes": mean("memory_bytes"),
         "questions": score.num,
         "streams": len(own),
+        "by_group": _by_group(score.by_kind) | {FORWARD: speak_f1},
         "by_kind": score.by_kind,
     }
+
+
+def _by_group(by_kind: dict[str, float]) -> dict[str, float | None]:
+    """Mean over the kinds of each group of questions, None where none was asked."""
+    found: dict[str, float | None] = {}
+    for group in GROUPS:
+        own = [share for kind, share in by_kind.items() if ALL_KINDS[kind].group == group]
+        found[group] = sum(own) / len(own) if own else None
+    return found

@@ -80,6 +80,7 @@ def accuracy(
     seeds: Annotated[int, typer.Option(min=1, help="Streams.")] = 4,
     seconds: Annotated[float, typer.Option(help="Length of a stream.")] = 60.0,
     every: Annotated[float, typer.Option(help="Seconds between moments of asking.")] = 4.0,
+    watches: Annotated[int, typer.Option(min=0, help="Standing instructions per stream.")] = 2,
     exact: Annotated[bool, typer.Option("--exact", help="Watch exact pixels instead of an H.264 file.")] = False,
     model: options.Model = "nano",
     dtype: options.Dtype = "auto",
@@ -88,7 +89,7 @@ def accuracy(
     readme: Annotated[Path | None, typer.Option(help="Rebuild the table in this Markdown file.")] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Measure what each pipeline answers right on long synthetic streams, and what it costs.
+    """Measure what each pipeline answers right on long synthetic streams, when it speaks up, and what it costs.
 
     Example: headrace bench accuracy --pipelines dense,recent:4,uniform:0.3 --seeds 2
     """
@@ -99,7 +100,7 @@ def accuracy(
     from headrace.engine import load
 
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
-    setting = Setting(level=level, seconds=seconds, every_s=every, h264=not exact)
+    setting = Setting(level=level, seconds=seconds, every_s=every, h264=not exact, watches=watches)
     names = list(dict.fromkeys(name.strip() for name in pipelines.split(",") if name.strip()))
     engine = load(model, dtype=dtype, device=device)
     ledger = Ledger(save, engine.backbone.spec.fingerprint, setting)
@@ -188,15 +189,26 @@ def _accuracy_table(found: list[dict[str, Any]], what: str, at: dict[str, Any]) 
                 f"`{row['pipeline']}`",
                 f"{100 * row['accuracy']:.1f} ± {100 * row['ci95']:.1f}",
                 kept,
+                "" if row["speak_f1"] is None else f"{100 * row['speak_f1']:.1f}",
                 f"{row['tokens_per_frame']:.0f}",
                 f"{row['ms_per_frame']:.1f}",
                 f"{row['memory_bytes'] / 2**20:.1f}",
             ]
         )
-    header = ["pipeline", "accuracy, % (95 %)", "of dense", "tokens per frame", "ms per frame", "memory, MiB"]
+    header = [
+        "pipeline",
+        "accuracy, % (95 %)",
+        "of dense",
+        "speaking up, F1 %",
+        "tokens per frame",
+        "ms per frame",
+        "memory, MiB",
+    ]
     questions = found[0]["questions"] if found else 0
+    watches = max((row["watches"] for row in found), default=0)
     where = (
-        f"`headrace bench accuracy`: {what}, {questions} questions, mean over kinds; {at['cpu']},"
+        f"`headrace bench accuracy`: {what}, {questions} questions, mean over kinds, F1 over"
+        f" {watches} standing instructions; {at['cpu']},"
         f" {at['threads']} threads, torch {at['torch']}, {at['date']}."
     )
     return table(header, rows) + "\n\n" + where
