@@ -19,11 +19,13 @@ from headrace.cli import app
 from headrace.cli.drawing import DROPPED, EDGE, KEPT, MERGED, draw_fate, draw_work, shape_of, spread
 from headrace.cli.explain import Explainer, accounts
 from headrace.cli.sheet import draw_sheet, spaced
+from headrace.engine.state import same
 from headrace.engine.step import apply
 from headrace.methods.encoders.stc_cacher import CacherState, Reference, StcCacher
-from headrace.types import Frame, Keep, Merge, Replace, Sight
+from headrace.types import Frame, Keep, Merge, Replace, Report, Sight
 from parity.models import frames, tiny
 
+VIEW = (80, 100)
 GREY_LEVELS = np.array([0.299, 0.587, 0.114])
 
 
@@ -117,18 +119,18 @@ def test_a_sheet_does_not_beat_with_refreshes(beat: int) -> None:
 
 def test_accounts_follow_the_edit() -> None:
     kept = torch.tensor([0, 7, 19, 22, 38])
-    one, two = accounts(sight_of(Keep(kept)), None)
+    one, two = accounts(sight_of(Keep(kept)), None, VIEW)
     assert (one.kept, two.kept) == ((0, 7, 19), (2, 18))
     assert sorted(np.flatnonzero(one.fate == KEPT)) == [0, 7, 19]
     assert (one.fate == DROPPED).sum() == 17
     assert (one.tokens, one.weights, one.share, one.work) == (20, None, None, None)
     groups = torch.arange(40) // 4
-    one, two = accounts(sight_of(Merge(groups, torch.ones(40))), None)
+    one, two = accounts(sight_of(Merge(groups, torch.ones(40))), None, VIEW)
     assert one.kept == two.kept == (0, 4, 8, 12, 16)
     assert one.weights == (4.0,) * 5
     assert (two.fate == MERGED).sum() == 15
     other = replace(sight_of(Keep(kept)).dense.take(kept[:3]), grid=(8, 5))
-    one, two = accounts(sight_of(Replace(other)), None)
+    one, two = accounts(sight_of(Replace(other)), None, VIEW)
     assert one.fate.shape == (8, 5)
     assert (one.kept, two.kept) == ((0, 7, 19), ())
 
@@ -136,12 +138,12 @@ def test_accounts_follow_the_edit() -> None:
 def test_accounts_lay_patches_out_on_their_grid() -> None:
     updated = torch.zeros(3, 2, 80, dtype=torch.bool)  # 8 x 10 patches for 4 x 5 tokens
     updated[:2, 1, 10:20] = True
-    one, two = accounts(sight_of(Keep(torch.arange(40))), updated)
+    one, two = accounts(sight_of(Keep(torch.arange(40))), updated, VIEW)
     assert (one.share, two.layers) == (0.0, (0.125, 0.125, 0.0))
     assert two.work.shape == (8, 10)
     assert two.work[1].tolist() == pytest.approx([2 / 3] * 10)
     assert two.work.sum() == pytest.approx(20 / 3)
-    odd, _ = accounts(sight_of(Keep(torch.arange(40))), updated[:, :, :79])
+    odd, _ = accounts(sight_of(Keep(torch.arange(40))), updated[:, :, :79], VIEW)
     assert odd.work is None
     assert odd.layers == (0.0, 0.0, 0.0)
 
@@ -208,6 +210,23 @@ def test_drawing_changes_nothing_and_ends(folder: Path) -> None:
             "numbers": str(folder / "frames.jsonl"),
         }
     ]
+
+
+def test_what_an_observer_raises_comes_out_after_the_frame_was_taken() -> None:
+    stream = tiny().engine.open("dense")
+
+    def observe(sight: Sight, report: Report) -> None:
+        raise ZeroDivisionError
+
+    stream.observe(observe)
+    with pytest.raises(ZeroDivisionError):
+        stream.push(frames(1)[0])
+    assert stream.num_frames == 1
+    fork = stream.fork()
+    fork.push(frames(1, first=1)[0])
+    stream.observe(None)
+    stream.push(frames(1, first=1)[0])
+    assert same(fork.state, stream.state)
 
 
 def test_a_failure_leaves_a_sheet_of_what_was_drawn(folder: Path) -> None:

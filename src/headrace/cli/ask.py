@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import shlex
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from headrace.cli import options
 from headrace.cli.failing import clean
 from headrace.cli.governing import Governing
 from headrace.cli.output import Output
+from headrace.cli.standing import Instructions
 
 FRAMES_PER_SECOND = 2.0  # what streaming video models are trained on; a source with fewer gives all it has
 
@@ -36,8 +38,9 @@ def ask(
     context: typer.Context,
     *,
     source: options.SourceText,
-    questions: Annotated[list[str], typer.Argument(metavar="QUESTION...", help="What to ask.")],
+    questions: Annotated[list[str] | None, typer.Argument(metavar="[QUESTION]...", help="What to ask.")] = None,
     at: options.At = None,
+    watch: options.Watch = None,
     fps: options.Fps = None,
     start: options.Start = None,
     end: options.End = None,
@@ -60,14 +63,21 @@ def ask(
     top_p: options.TopP = 1.0,
     seed: options.Seed = 0,
     stop: options.Stop = None,
+    explain: options.Explain = None,
+    explain_every: options.ExplainEvery = None,
+    explain_most: options.ExplainMost = None,
     as_json: options.Json = False,
 ) -> None:
-    """Watch SOURCE and answer each QUESTION.
+    """Watch SOURCE, answer each QUESTION, and speak up when an instruction of --watch comes true.
 
     Examples:
       headrace ask clip.mp4 "What happens?" --fps 1 --model llava-hf/llava-onevision-qwen2-0.5b-ov-hf
 
       headrace ask world:7,seconds=20 "how many things are there" --at 8 --at 16 --json
+
+      headrace ask camera:0 --watch "say when there is a cut"
+
+      headrace ask clip.mp4 "What happens?" --pipeline stc --explain out/
     """
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
     decoding = {
@@ -77,14 +87,31 @@ def ask(
         "seed": seed,
         "stop": tuple(stop or ()),
     }
+    standing = Instructions(tuple(watch or ()), max_tokens)
+    pipeline = standing.pipeline(pipeline) if resume is None else pipeline
     running = {"pipeline": pipeline, "settings": settings or (), "chunk_frames": chunk_frames, "memory_mb": memory_mb}
     if fps is None and not Path(source).is_dir():
         fps = FRAMES_PER_SECOND
     window = {"fps": fps, "start": start, "end": end, "realtime": realtime}
     weights = Weights(model, revision, offline, dtype, device)
     pace = Governing(target_ms, keep_up)
-    asks = _plan(questions, at or [], decoding)
-    _run(out, source, asks, window, running, weights, state=state, resume=resume, pace=pace)
+    if not questions and not watch:
+        raise ValueError("ask: there is nothing to do; give a QUESTION, or --watch INSTRUCTION")
+    asks = _plan(questions or [], at or [], decoding)
+    drawing = _drawing(out, explain, explain_every, explain_most)
+    _run(
+        out,
+        source,
+        asks,
+        window,
+        running,
+        weights,
+        state=state,
+        resume=resume,
+        explain=drawing,
+        pace=pace,
+        standing=standing,
+    )
 
 
 def _plan(questions: list[str], at: list[float], decoding: dict[str, Any]) -> Any:
@@ -94,6 +121,8 @@ def _plan(questions: list[str], at: list[float], decoding: dict[str, Any]) -> An
 
     if any(not 0 <= second < float("inf") for second in at):
         raise ValueError(f"--at: must be 0 seconds or more, not {min(at)}")
+    if at and not questions:
+        raise ValueError("--at: says when to ask, but there is no QUESTION")
     queries = [Query(question, **decoding) for question in questions]
     if not at:
         return [Asking(query) for query in queries]
@@ -102,6 +131,18 @@ def _plan(questions: list[str], at: list[float], decoding: dict[str, Any]) -> An
     if len(at) != len(queries):
         raise ValueError(f"--at: {len(at)} times for {len(queries)} questions; give one time, or one per question")
     return [Asking(query, second) for query, second in zip(queries, at, strict=True)]
+
+
+def _drawing(out: Output, folder: Path | None, every: int | None, most: int | None) -> Any:
+    """Make what draws a stream's frames while it is watched, or None."""
+    from headrace.cli.explain import Explainer
+
+    limits = {name: value for name, value in (("every", every), ("most", most)) if value is not None}
+    if folder is None:
+        if limits:
+            raise ValueError(f"--explain-{next(iter(limits))}: goes with --explain FOLDER, which is missing")
+        return None
+    return functools.partial(Explainer(folder, note=out.note, **limits).follow, told=out.explained)
 
 
 def _run(
@@ -114,7 +155,9 @@ def _run(
     *,
     state: Path | None,
     resume: Path | None,
+    explain: Any,
     pace: Governing,
+    standing: Instructions,
 ) -> None:
     from headrace import video
     from headrace.cli.watching import ask as ask_now
@@ -137,12 +180,15 @@ def _run(
             if window["start"] is None and stream.num_frames:
                 window = {**window, "start": stream.state.time_s}
             opened = stack.enter_context(video.open(source, **window))
+        standing.give(stream)
         out.object("start", source=opened.name, model=engine.backbone.spec.name, pipeline=str(stream.pipeline))
 
         def answered(_: Any, answer: Any) -> None:
             out.answer(answer)
 
-        with pace.of(stream, opened, out) as taker:
+        title = f"{opened.name}   {weights.model}"
+        drawn = contextlib.nullcontext() if explain is None else explain(engine, stream, title)
+        with drawn, pace.of(stream, opened, out) as taker:
             result = watch(stream, opened, asks, out, answered=answered, stepped=out.report, through=taker)
         folder = state or (Path("headrace-stream") if result.interrupted else None)
         if folder is not None and stream.num_frames:
@@ -158,7 +204,7 @@ def _run(
     if result.interrupted:
         if stream.num_frames:
             out.note(f"stopped at {stream.state.time_s:g} s and saved to {folder}; to go on:")
-            out.note(f"  {_again(source, asks, result.unasked, window, weights, folder, pace=pace)}")
+            out.note(f"  {_again(source, asks, result.unasked, window, weights, folder, pace=pace, standing=standing)}")
         raise typer.Exit(130)
 
 
@@ -191,13 +237,14 @@ def _again(
     folder: Path | None,
     *,
     pace: Governing,
+    standing: Instructions,
 ) -> str:
     """The command that goes on with a saved stream and asks what is still open."""
     left = unasked or asks
     command = ["headrace", "ask", source, *dict.fromkeys(asking.query.text for asking in left)]
     for asking in left:
         command += [] if asking.at_s is None else ["--at", f"{asking.at_s:g}"]
-    command += ["--resume", str(folder)]
+    command += [*standing.arguments(), "--resume", str(folder)]
     for name in ("fps", "end"):
         if window[name] is not None and (name, window[name]) != ("fps", FRAMES_PER_SECOND):
             command += [f"--{name}", f"{window[name]:g}"]

@@ -19,6 +19,7 @@ from headrace.cli import drawing
 from headrace.cli.drawing import DROPPED, KEPT, MERGED, Box, Panel
 from headrace.cli.sheet import Drawn, draw_sheet
 from headrace.engine import Engine, Stream
+from headrace.ops.grid import raster
 from headrace.protocols import SelectiveEncoder
 from headrace.types import Frame, Merge, Report, Sight, VisualTokens
 
@@ -37,7 +38,7 @@ class Account:
         weights: How many tokens each kept one stands for, None where all stand for one.
         layers: Share of the patches that each tower layer computed, None where the encoder always computes all.
         work: (rows, columns) share of the layers that computed each patch, None without ``layers`` or where the
-            patches are no grid of the tokens' aspect.
+            patches are no grid.
     """
 
     frame: Frame
@@ -70,12 +71,13 @@ class Account:
         }
 
 
-def accounts(sight: Sight, updated: Tensor | None) -> Iterator[Account]:
+def accounts(sight: Sight, updated: Tensor | None, view: tuple[int, int]) -> Iterator[Account]:
     """Tell what became of each frame of a step (of the first one where the tower takes several at once).
 
     Args:
         sight: The step.
         updated: (L, F, N) bool patches that each tower layer computed, None for all.
+        view: (height, width) the model resizes frames to.
     """
     by_index = {frame.index: frame for frame in sight.frames}
     for i, index in enumerate(sight.dense.frames):
@@ -86,7 +88,7 @@ def accounts(sight: Sight, updated: Tensor | None) -> Iterator[Account]:
         if updated is not None:
             patches = updated[:, i].float()
             layers = tuple(patches.mean(1).tolist())
-            work = _on_grid(patches.mean(0), sight.dense.grid)
+            work = _on_grid(patches.mean(0), view)
         tokens = int((sight.dense.frame == i).sum())
         yield Account(by_index[index], fate, slots, tokens, weights, layers, work)
 
@@ -101,12 +103,12 @@ def _places(tokens: VisualTokens, index: int) -> tuple[tuple[int, ...], tuple[fl
     return tuple(slots.tolist()), weights
 
 
-def _on_grid(patches: Tensor, grid: tuple[int, int]) -> NDArray[np.float32] | None:
-    """Lay (N,) patches out in raster order on a grid of the tokens' aspect."""
-    rows = max(1, round((len(patches) * grid[0] / grid[1]) ** 0.5))
-    if len(patches) % rows:
+def _on_grid(patches: Tensor, view: tuple[int, int]) -> NDArray[np.float32] | None:
+    """Lay (N,) patches out on their grid, None where they are none."""
+    rows, columns = raster(len(patches), view)
+    if rows == 1 and len(patches) > 1:
         return None
-    laid: NDArray[np.float32] = patches.cpu().numpy().reshape(rows, -1)
+    laid: NDArray[np.float32] = patches.cpu().numpy().reshape(rows, columns)
     return laid
 
 
@@ -179,7 +181,7 @@ class Explainer:
             if not view:
                 height, width = engine.backbone.pixels(sight.frames[:1]).shape[-2:]
                 view.append((height, width))
-            for account in accounts(sight, updated):
+            for account in accounts(sight, updated, view[0]):
                 self._take(account, report, view[0])
 
         stream.observe(observe)

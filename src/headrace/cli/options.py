@@ -9,6 +9,7 @@ import typer
 
 MODEL = "Model"
 STREAM = "Stream"
+EXPLAIN = "Explanation"
 ANSWER = "Answer"
 
 Model = Annotated[
@@ -74,6 +75,15 @@ At = Annotated[
         rich_help_panel=STREAM,
     ),
 ]
+Watch = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="INSTRUCTION",
+        help="Speak up when this comes true, e.g. 'say when the star appears'. May be given several times. Adds"
+        " +eos_threshold to a pipeline that names no speaker.",
+        rich_help_panel=STREAM,
+    ),
+]
 Start = Annotated[float | None, typer.Option(help="First second.", rich_help_panel=STREAM)]
 End = Annotated[float | None, typer.Option(help="Last second.", rich_help_panel=STREAM)]
 Realtime = Annotated[bool, typer.Option("--realtime", help="Play a file at its own pace.", rich_help_panel=STREAM)]
@@ -83,6 +93,22 @@ State = Annotated[
 ]
 Resume = Annotated[
     Path | None, typer.Option(help="Go on with the stream saved in this folder.", rich_help_panel=STREAM)
+]
+
+Explain = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Draw every frame with its kept and dropped tokens and reused patches, and a contact sheet, into this"
+        " folder.",
+        rich_help_panel=EXPLAIN,
+    ),
+]
+ExplainEvery = Annotated[
+    int | None, typer.Option(metavar="N", help="Draw every N-th frame; default: 1.", rich_help_panel=EXPLAIN)
+]
+ExplainMost = Annotated[
+    int | None, typer.Option(metavar="N", help="Draw at most N frames; default: 600.", rich_help_panel=EXPLAIN)
 ]
 
 MaxTokens = Annotated[int, typer.Option(help="Longest answer.", rich_help_panel=ANSWER)]

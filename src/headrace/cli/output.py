@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from headrace.types import Answer, Report
+    from headrace.types import Answer, Event, Report
 
 
 @dataclass
@@ -69,6 +69,30 @@ class Output:
         rests = ", ".join(f"{seconds(m.time_s)} ({m.score:.0%})" for m in answer.evidence)
         where = f", most attention on {rests}" if rests else ""
         self.console.print(f"             first token {answer.first_token_ms:.0f} ms{where}", style="dim")
+
+    def event(self, event: Event, *, right: bool | None = None, note: str = "") -> None:
+        """Write what a stream said by itself; ``right`` says whether there was reason to, where that is known."""
+        if not event.number:
+            self.answer(event.answer)
+            return
+        said = {"instruction": event.instruction, "text": event.answer.text, "score": event.decision.score}
+        cost = {name: getattr(event.answer, name) for name in ("tokens", "first_token_ms", "total_ms")}
+        known = {} if right is None else {"right": right}
+        self.object("spoke", time_s=event.time_s, number=event.number, **said, **cost, **known)
+        if self.as_json:
+            return
+        mark = "" if right is None else " ✓" if right else " ✗"
+        colour = "green" if right is not False else "red"
+        text = f"[{colour}]{escape(event.answer.text) or '(silence)'}[/{colour}]{mark}"
+        self.console.print(
+            f"  {event.time_s:7.2f} s  [bold]![/bold] {text}   [dim]{escape(note or event.instruction)}[/dim]"
+        )
+
+    def explained(self, found: dict[str, Any]) -> None:
+        """Say where an explanation is."""
+        self.object("explained", **found)
+        if found["sheet"] is not None:
+            self.line(f"explained {found['pictures']} frames in {found['folder']}; look first at {found['sheet']}")
 
     @contextmanager
     def progress(self, text: str, total: int | None) -> Iterator[Any]:
