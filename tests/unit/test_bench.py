@@ -93,10 +93,15 @@ def matched(said: list[float], events: list[float]) -> int:
 @given(st.sets(st.integers(0, 12)), st.sets(st.integers(0, 12)))
 def test_as_many_events_are_matched_as_can_be(said: set[int], events: set[int]) -> None:
     marker = Marker([event / 2 for event in sorted(events)])
-    right = [marker.said(tick / 2) for tick in sorted(said)]
+    right, late = [], []
+    for tick in range(14):
+        right += [marker.said(tick / 2)] if tick in said else []
+        late += marker.overdue(tick / 2)
     hits = matched([tick / 2 for tick in sorted(said)], [event / 2 for event in sorted(events)])
     assert sum(right) == hits
     assert marker.tally() == Tally(hits, len(said) - hits, len(events) - hits)
+    assert len(late + marker.open_s) == len(events) - hits
+    assert all(event <= 5.5 for event in late)
 
 
 def test_speaking_up_by_hand() -> None:

@@ -78,6 +78,12 @@ class Marker:
         self.hits += 1
         return True
 
+    def overdue(self, now_s: float) -> list[float]:
+        """Take out the open events that are too long ago to be matched any more."""
+        late = [event for event in self.open_s if event < now_s - self.within_s - 1e-6]
+        self.open_s = self.open_s[len(late) :]
+        return late
+
     def tally(self) -> Tally:
         """What it came to; events that are still open were missed."""
         return Tally(self.hits, self.alarms, len(self.events_s) - self.hits)

@@ -204,7 +204,8 @@ def _run(
     if result.interrupted:
         if stream.num_frames:
             out.note(f"stopped at {stream.state.time_s:g} s and saved to {folder}; to go on:")
-            out.note(f"  {_again(source, asks, result.unasked, window, weights, folder, pace=pace, standing=standing)}")
+            also = pace.arguments() + standing.arguments()
+            out.note(f"  {_again(source, asks, result.unasked, window, weights, folder, also=also)}")
         raise typer.Exit(130)
 
 
@@ -236,20 +237,19 @@ def _again(
     weights: Weights,
     folder: Path | None,
     *,
-    pace: Governing,
-    standing: Instructions,
+    also: list[str],
 ) -> str:
     """The command that goes on with a saved stream and asks what is still open."""
     left = unasked or asks
     command = ["headrace", "ask", source, *dict.fromkeys(asking.query.text for asking in left)]
     for asking in left:
         command += [] if asking.at_s is None else ["--at", f"{asking.at_s:g}"]
-    command += [*standing.arguments(), "--resume", str(folder)]
+    command += ["--resume", str(folder)]
     for name in ("fps", "end"):
         if window[name] is not None and (name, window[name]) != ("fps", FRAMES_PER_SECOND):
             command += [f"--{name}", f"{window[name]:g}"]
     command += ["--realtime"] if window["realtime"] else []
-    command += pace.arguments()
+    command += also
     for name, value, default in (
         ("model", weights.model, "nano"),
         ("revision", weights.revision, None),

@@ -10,6 +10,7 @@ from headrace.cli import options
 from headrace.cli.failing import clean
 from headrace.cli.governing import Governing
 from headrace.cli.output import Output, step_line
+from headrace.cli.standing import Judge
 
 
 @clean
@@ -32,17 +33,22 @@ def demo(
     Example: headrace demo --seed 11 --pipeline recent:4
     """
     from headrace import video
+    from headrace.bench.speaking import choose
     from headrace.cli.watching import summary, summary_line, watch
     from headrace.engine import load
-    from headrace.video.world import matches
+    from headrace.video.world import TICKS_PER_SECOND, World, matches
 
     out, pace = Output(as_json=as_json, verbosity=context.obj.verbosity), Governing(target_ms, keep_up)
     with video.open(f"world:{seed},seconds={seconds:g}") as source:
+        judge = Judge(out, next(iter(choose(World(seed), int(seconds * TICKS_PER_SECOND), 1)), None))
         engine = load(model)
-        stream = engine.open(pipeline, settings=settings or ())
+        stream = engine.open(judge.instructions.pipeline(pipeline), settings=settings or ())
+        judge.instructions.give(stream)
         out.object("start", source=source.name, model=model, pipeline=str(stream.pipeline))
         out.line(f"headrace watches a synthetic stream of {seconds:g} s ({source.name}) with the model {model}.")
         out.line(f"What runs: {pipeline}. Every line is one second: visual tokens, time per stage, memory held.\n")
+        for text in stream.watching.values():
+            out.line(f"It was told once, before the first frame: {text}. Lines with ! are what it says by itself.\n")
         right: list[bool] = []
 
         def answered(ask: Any, answer: Any) -> None:
@@ -52,6 +58,7 @@ def demo(
         plan, seconds_shown = _plan(seed, seconds, every, per_stop), set[int]()
 
         def stepped(report: Any) -> None:
+            judge.passed(report)
             if as_json:
                 out.report(report)
             elif int(report.time_s) not in seconds_shown:
@@ -60,13 +67,17 @@ def demo(
 
         quiet = Output(as_json=as_json, verbosity=-1)
         with pace.of(stream, source, out) as taker:
-            result = watch(stream, source, plan, quiet, answered=answered, stepped=stepped, through=taker)
+            result = watch(
+                stream, source, plan, quiet, answered=answered, stepped=stepped, through=taker, heard=judge.heard
+            )
     totals = summary(stream, result)
     accuracy = sum(right) / len(right) if right else 0.0
-    out.object("summary", **totals, asked=len(right), right=sum(right), accuracy=accuracy)
+    out.object("summary", **totals, asked=len(right), right=sum(right), accuracy=accuracy, **judge.summary())
     if totals:
         out.line()
         out.line(f"{sum(right)} of {len(right)} answers are true ({accuracy:.0%}).", style="bold")
+        if told := judge.line():
+            out.line(told, style="bold")
         out.line(summary_line(totals) + ".")
     if result.interrupted:
         raise typer.Exit(130)

@@ -11,7 +11,7 @@ from types import FrameType
 
 from headrace.cli.output import Output, size
 from headrace.engine import Governor, Stream
-from headrace.types import Answer, Query, Report
+from headrace.types import Answer, Event, Query, Report
 from headrace.video import VideoSource
 
 
@@ -90,6 +90,7 @@ def watch(
     answered: Callable[[Asking, Answer], None],
     stepped: Callable[[Report], None],
     through: Stream | Governor | None = None,
+    heard: Callable[[Event], None] | None = None,
 ) -> Watched:
     """Push every frame of a source, and ask each question right after the last frame that is not later than its time.
 
@@ -104,6 +105,7 @@ def watch(
         answered: Called with each question and its answer.
         stepped: Called with what each step cost.
         through: What takes the frames: a governor in front of the stream, or the stream itself.
+        heard: Called with what the stream says by itself; None writes it to ``out``.
 
     Returns:
         What came of it; questions without a time are still to be asked.
@@ -122,7 +124,7 @@ def watch(
             while timed and stream.num_frames > seen and frame.time_s > (timed[0].at_s or 0.0):
                 ask(stream, timed.pop(0), answered)
             for event in taker.push(frame):
-                out.answer(event.answer)
+                (heard or out.event)(event)
             if taker.report is not None:
                 result.add(taker.report)
                 stepped(taker.report)
