@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 import headrace
 from headrace import video
 from headrace.backbones import plain
-from headrace.bench import latency
 from headrace.bench.accuracy import FIRST_SEED, Setting, majority_row, run_seed
 from headrace.bench.bare import BareModel
 from headrace.bench.ledger import Ledger, summarise
@@ -279,35 +278,3 @@ def test_tables_replace_what_stood_there(tmp_path: Path) -> None:
     assert page.read_text() == "a\n<!-- t -->\n| x |\n| --- |\n| 1 |\n<!-- /t -->\nb\n"
     with pytest.raises(ValueError, match="holds no"):
         replace_between(page, "u", "")
-
-
-def test_latency_compares_and_goes_on(tmp_path: Path) -> None:
-    setting = latency.Setting(shape="tiny", lengths=(2, 6), dtype="float32", pipeline="stc_cacher+stc_pruner:2")
-    bench, frames = latency.Bench(setting), list(video.world.frames(World(0), 0, 6))
-    run = bench.run(frames)
-    assert [len(ms) for ms in run.frames["dense"].values()] == [6] * 5
-    assert run.kept == {"dense": 4.0, "stc_cacher+stc_pruner:2": 2.0}
-    assert set(run.answers["dense"]) == {"2", "6"}
-    path = tmp_path / "latency.json"
-    latency.write_runs(path, setting, [run], {})
-    (again,) = latency.read_runs(path, setting)
-    assert latency.summarise(setting, [again]) == latency.summarise(setting, [run])
-    with pytest.raises(ValueError, match="another setting"):
-        latency.read_runs(path, dataclasses.replace(setting, lengths=(2, 4)))
-    with pytest.raises(ValueError, match="ends after 5"):
-        bench.run(frames[:5])
-
-
-def test_latency_ratios_by_hand() -> None:
-    setting = latency.Setting(lengths=(2, 3), pipeline="x")
-    run = latency.Run(kept={})
-    for ours, dense in ((1.0, 2.0), (2.0, 4.0), (6.0, 4.0)):
-        for stage in ("pixels", *latency.ALL):
-            run.note("x", stage, ours)
-            run.note("dense", stage, dense)
-        run.note("transformers", "prefill", 5.0)
-    found = latency.summarise(setting, [run])
-    assert found["vision_ratio"] == 0.9
-    assert found["prefill_ratio"] == {"2": 0.3, "3": 0.6}
-    assert found["prefill_ratio_own"] == {"2": 0.5, "3": 0.9}
-    assert found["end_to_end_ratio"] == pytest.approx(36 / 35)

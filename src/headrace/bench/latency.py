@@ -1,19 +1,16 @@
 """Where the time goes at a real model's size: tower, projector, compressor, prefill and answer, dense against thinned.
 
 Contenders take every frame in turn in one process, so a noisy machine disturbs all alike, and share one set of random
-weights. Shorter lengths are prefixes of the one run. Figures are ratios of sums over the frames of a length.
+weights. Shorter lengths are prefixes of the one run.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -21,12 +18,17 @@ from torch import Tensor
 
 from headrace.backbones import adopt, plain
 from headrace.backbones.tower import run_tower
+from headrace.bench.products import Counting, Floor, Product, Products, decoder, flops
+from headrace.bench.space import check_room, needed_bytes
 from headrace.engine import Engine, Stream
+from headrace.protocols import SelectiveEncoder
 from headrace.types import Frame, VisualTokens
 
 DENSE, TRANSFORMERS = "dense", "transformers"
-VISION = ("tower", "project")
-ALL = (*VISION, "compress", "prefill")
+WARM_UP = 2  # frames before the first run, so that it does not pay for first touches
+COUNTED = 4  # frames whose tower products are counted
+
+Cost = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,50 +39,70 @@ class Setting:
         shape: A name of ``plain.SHAPES``.
         pipeline: What is compared with dense.
         lengths: Frames after which ratios are taken and a question is asked, ascending.
+        source: What is watched.
         dtype: Name of the number type.
         device: Where to run.
+        threads: CPU threads.
     """
 
     shape: str = "llava-onevision-0.5b"
     pipeline: str = "stc_cacher+stc_pruner:64"
     lengths: tuple[int, ...] = (16, 32, 64)
+    source: str = "world:0"
     dtype: str = "bfloat16"
     device: str = "cpu"
+    threads: int = 1
 
     def __post_init__(self) -> None:
         if not self.lengths or list(self.lengths) != sorted(set(self.lengths)) or self.lengths[0] < 2:
             raise ValueError(f"frames: {self.lengths} must be whole numbers from 2 up, ascending")
+        if self.pipeline == DENSE:
+            raise ValueError("pipeline: dense is what others are compared with; name another, such as stc")
 
 
 @dataclass(slots=True)
 class Run:
-    """Milliseconds of one run: per contender and stage a list over frames; and per length the question's.
+    """One run over the longest length.
 
     Attributes:
         frames: contender -> stage -> ms per frame.
+        kinds: contender -> what its tower did on every frame: ``dense``, ``refresh`` or ``selective``.
+        kept: contender -> visual tokens kept of every frame.
         answers: contender -> length -> (first token, per further token) in ms.
-        kept: contender -> visual tokens kept per frame.
+        memory_bytes: contender -> bytes its past holds after the last frame.
     """
 
     frames: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    kinds: dict[str, list[str]] = field(default_factory=dict)
+    kept: dict[str, list[int]] = field(default_factory=dict)
     answers: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    kept: dict[str, float] = field(default_factory=dict)
+    memory_bytes: dict[str, int] = field(default_factory=dict)
 
     def note(self, contender: str, stage: str, ms: float) -> None:
         """Add one frame's time of a stage."""
-        self.frames.setdefault(contender, {}).setdefault(stage, []).append(ms)
+        self.frames.setdefault(contender, {}).setdefault(stage, []).append(round(ms, 3))
+
+    @property
+    def reached(self) -> int:
+        """Frames that every contender has taken."""
+        if TRANSFORMERS not in self.frames:
+            return 0
+        return min(len(ms) for stages in self.frames.values() for ms in stages.values())
 
 
 class Timed:
     """A backbone that notes how long pixels and projection take, so that what is left of encoding is the tower.
 
-    It also keeps the last projected tokens, and those of the dense contender for transformers to prefill.
+    It also keeps the last projected tokens, and those of the dense contender for transformers to prefill; and, where
+    ``counting`` is set, the matrix products of the last projection.
     """
 
     def __init__(self, backbone: Any) -> None:
         self._inner = backbone
         self.ms = {"pixels": 0.0, "project": 0.0}
         self.projected = self.dense = torch.empty(0)
+        self.counting = False
+        self.products: Counter[Product] = Counter()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -91,7 +113,12 @@ class Timed:
 
     def project(self, h: Tensor, frames: Sequence[Frame]) -> VisualTokens:
         """As the backbone."""
-        tokens: VisualTokens = self._time("project", partial(self._inner.project, h, frames))
+        if self.counting:
+            with Counting() as found:
+                tokens: VisualTokens = self._inner.project(h, frames)
+            self.products = found.products
+            return tokens
+        tokens = self._time("project", partial(self._inner.project, h, frames))
         self.projected = tokens.features
         return tokens
 
@@ -102,8 +129,7 @@ class Timed:
     def _time(self, name: str, work: Callable[[], Any]) -> Any:
         start = time.perf_counter()
         result = work()
-        if self._inner.spec.device.type != "cpu":
-            torch.accelerator.synchronize(self._inner.spec.device)
+        wait(self._inner.spec.device)
         self.ms[name] = 1000 * (time.perf_counter() - start)
         return result
 
@@ -115,56 +141,81 @@ class Bench:
         setting: What is measured.
 
     Raises:
-        ValueError: The shape or the pipeline is wrong.
+        ValueError: The shape or the pipeline is wrong, or the model does not fit into memory.
     """
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
-        place = torch.device(setting.device)
-        self._model = plain.build_large(
-            plain.shape_config(setting.shape), dtype=getattr(torch, setting.dtype), device=place
-        )
+        config, place, dtype = plain.shape_config(setting.shape), torch.device(setting.device), _dtype(setting)
+        what = f"{setting.shape} in {setting.dtype} with {setting.lengths[-1]} frames"
+        check_room(what, needed_bytes(config, dtype, setting.lengths[-1]), place)
+        self._model = plain.build_large(config, dtype=dtype, device=place)
         self._backbone = Timed(adopt(self._model, plain.word_tokenizer([]), name=setting.shape))
         self._engine = Engine(self._backbone)
-        self._engine.open(setting.pipeline).close()
+        self._names = [DENSE, setting.pipeline]
+        self._tower: dict[str, dict[str, list[Products]]] = {}
+        for name in self._names:
+            self._engine.open(name).close()
 
     @property
-    def side(self) -> int:
-        """Side of a frame in pixels."""
-        return int(self._model.config.vision_config.image_size)
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self._backbone.spec.device  # type: ignore[no-any-return]
 
     @torch.no_grad()
-    def run(self, frames: Iterable[Frame], *, progress: Callable[[], None] = lambda: None) -> Run:
+    def warm_up(self, frames: Sequence[Frame]) -> None:
+        """Take a few frames untimed, and count the matrix products of towers and projector."""
+        streams = [self._engine.open(name) for name in self._names]
+        for frame in frames[:WARM_UP]:
+            for stream in streams:
+                stream.push(frame)
+        plain.prefill(self._model, self._backbone.open().embeds)
+        for name, stream in zip(self._names, streams, strict=True):
+            self._tower[name] = self._count(stream, frames[: 1 if name == DENSE else COUNTED])
+
+    def _count(self, stream: Stream, frames: Sequence[Frame]) -> dict[str, list[Products]]:
+        """Products of ``project`` and of the tower, per kind of step, once for every frame of that kind."""
+        encoder, found = stream.pipeline.encoder, defaultdict(list)
+        state, self._backbone.counting = encoder.init(self._backbone.spec), True
+        for frame in frames:
+            with Counting() as every:
+                state, _ = encoder.step(state, [frame], self._backbone)
+            found[f"tower_{kind_of(encoder, state)}"].append(every.products - self._backbone.products)
+            found["project"].append(self._backbone.products)
+        self._backbone.counting = False
+        return dict(found)
+
+    @torch.no_grad()
+    def run(self, frames: Iterable[Frame], run: Run, *, progress: Callable[[], None] = lambda: None) -> None:
         """Take frames through every contender, the order changing from frame to frame.
 
         Args:
             frames: As many as the longest length.
+            run: Where figures go, frame by frame, so that a stopped run leaves what it has.
             progress: Called after every frame.
 
         Raises:
             ValueError: There are fewer frames than that.
         """
-        run, names = Run(), [DENSE, self.setting.pipeline]
-        streams = {name: self._engine.open(name) for name in names}
+        streams, index = {name: self._engine.open(name) for name in self._names}, -1
         _, cache = plain.prefill(self._model, self._backbone.open().embeds)
-        kept, index = dict.fromkeys(names, 0), -1
         for index, frame in enumerate(frames):
-            for name in names if index % 2 else reversed(names):
-                kept[name] += self._push(run, name, streams[name], frame)
+            for name in self._names if index % 2 else reversed(self._names):
+                self._push(run, name, streams[name], frame)
             start = time.perf_counter()
             plain.prefill(self._model, self._backbone.dense, cache)
-            self._wait()
+            wait(self._backbone.spec.device)
             run.note(TRANSFORMERS, "prefill", 1000 * (time.perf_counter() - start))
             if index + 1 in self.setting.lengths:
-                for name in names:
-                    run.answers.setdefault(name, {})[str(index + 1)] = self._ask(streams[name])
+                for name in self._names:
+                    run.answers.setdefault(name, {})[str(index + 1)] = _ask(streams[name])
             progress()
         if index + 1 < self.setting.lengths[-1]:
             raise ValueError(f"source: ends after {index + 1} frames; the bench needs {self.setting.lengths[-1]}")
-        run.kept = {name: count / (index + 1) for name, count in kept.items()}
-        return run
+        for name, stream in streams.items():
+            run.memory_bytes[name] = stream.pipeline.memory.num_bytes(stream.state.memory)
 
-    def _push(self, run: Run, name: str, stream: Stream, frame: Frame) -> int:
+    def _push(self, run: Run, name: str, stream: Stream, frame: Frame) -> None:
         stream.push(frame)
         report = stream.report
         assert report is not None
@@ -176,106 +227,72 @@ class Bench:
         run.note(name, "project", project)
         run.note(name, "compress", report.stage_ms["compress"])
         run.note(name, "prefill", report.stage_ms["prefill"])
-        return report.tokens_kept
+        run.kinds.setdefault(name, []).append(kind_of(stream.pipeline.encoder, stream.state.encoder))
+        run.kept.setdefault(name, []).append(report.tokens_kept)
 
-    def _ask(self, stream: Stream) -> list[float]:
-        found = stream.ask("what", max_tokens=8, evidence=0)
-        further = (found.total_ms - found.first_token_ms) / max(1, len(found.tokens))
-        return [found.first_token_ms, further]
+    def costs(self, run: Run) -> dict[str, dict[str, Cost]]:
+        """Count operations and measure floors.
 
-    def _wait(self) -> None:
-        if self._backbone.spec.device.type != "cpu":
-            torch.accelerator.synchronize(self._backbone.spec.device)
+        Args:
+            run: Tells how many tokens contenders keep.
 
+        Returns:
+            contender -> stage -> ``flops`` and ``floor_ms``: one figure per frame, for prefill a list over frames.
+            There is no prefill where the past does not keep every row.
+        """
+        spec, floor = self._backbone.spec, Floor(_dtype(self.setting), torch.device(self.setting.device))
+        text = self._model.config.text_config
+        inner, most = text.intermediate_size, self.setting.lengths[-1]
+        found: dict[str, dict[str, Cost]] = {}
+        for name, stages in self._tower.items():
+            found[name] = {
+                stage: {"flops": _mean(map(flops, each)), "floor_ms": _mean(map(floor.ms, each))}
+                for stage, each in stages.items()
+            }
+        for name in (*self._names, TRANSFORMERS):
+            pipeline = self._engine.open(DENSE if name == TRANSFORMERS else name).pipeline
+            if pipeline.memory.kind == "tokens" or pipeline.memory.bound_bytes(spec) is not None or pipeline.pruner:
+                continue
+            kept = round(_mean(run.kept[DENSE if name == TRANSFORMERS else name]))
+            whole = name == TRANSFORMERS
+            past = [spec.prefix_rows + kept * frame for frame in range(most)]
 
-def summarise(setting: Setting, runs: Sequence[Run]) -> dict[str, Any]:
-    """Turn runs into the ratios and medians that are reported.
+            def at(rows: int, kept: int = kept, whole: bool = whole) -> Products:
+                return decoder(spec, inner, kept, rows, whole=whole)
 
-    Returns:
-        ``vision_ratio`` (tower, projector and pooling, at the largest length), ``prefill_ratio`` (against transformers
-        dense, by length), ``prefill_ratio_own`` (against our dense), ``own_prefill_ratio`` (our dense against
-        transformers), ``end_to_end_ratio`` (everything but pixels, against dense tower and transformers' prefill),
-        ``end_to_end_ratio_own``, and the median and spread of every stage.
-    """
-    ours, longest = setting.pipeline, setting.lengths[-1]
-
-    def total(contender: str, stages: Sequence[str], length: int) -> float:
-        return sum(sum(run.frames[contender][stage][:length]) for run in runs for stage in stages)
-
-    def by_length(a: str, b: str) -> dict[str, float]:
-        return {str(n): total(a, ["prefill"], n) / total(b, ["prefill"], n) for n in setting.lengths}
-
-    baseline = total(DENSE, VISION, longest) + total(TRANSFORMERS, ["prefill"], longest)
-    stages = {
-        name: {stage: _spread([ms for run in runs for ms in run.frames[name][stage]]) for stage in found}
-        for name, found in runs[0].frames.items()
-    }
-    return {
-        "vision_ratio": total(ours, VISION, longest) / total(DENSE, VISION, longest),
-        "prefill_ratio": by_length(ours, TRANSFORMERS),
-        "prefill_ratio_own": by_length(ours, DENSE),
-        "own_prefill_ratio": by_length(DENSE, TRANSFORMERS),
-        "end_to_end_ratio": total(ours, ALL, longest) / baseline,
-        "end_to_end_ratio_own": total(ours, ALL, longest) / total(DENSE, ALL, longest),
-        "tokens_per_frame": runs[0].kept,
-        "stages": stages,
-        "answers": runs[0].answers,
-        "runs": len(runs),
-    }
+            own = found.setdefault(name, {})
+            own["prefill"] = {"flops": [flops(at(rows)) for rows in past], "floor_ms": floor.between(at, past)}
+            if not whole:
+                token = decoder(spec, inner, 1, spec.prefix_rows + kept * most, whole=True)
+                token[Product(1, 1, spec.dim, text.vocab_size)] += 1
+                own["generate"] = {"flops": flops(token), "floor_ms": floor.ms(token)}
+        return found
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    """Median and the middle half, in ms."""
-    ranked = sorted(values)
-    quarter = len(ranked) // 4
-    return {"median": median(ranked), "low": ranked[quarter], "high": ranked[-1 - quarter]}
+def kind_of(encoder: Any, state: Any) -> str:
+    """What the tower did on the last step: ``dense``; of a selective encoder ``refresh`` or ``selective``."""
+    if not isinstance(encoder, SelectiveEncoder):
+        return "dense"
+    return "refresh" if bool(encoder.updated(state, 1).all()) else "selective"
 
 
-def read_runs(path: Path | None, setting: Setting) -> list[Run]:
-    """Read the runs of an earlier bench with the same setting; none where there is no file.
-
-    Raises:
-        ValueError: The file is damaged, or holds another setting.
-    """
-    if path is None or not path.is_file():
-        return []
-    try:
-        found = json.loads(path.read_text())
-        known, runs = found["setting"], [Run(**run) for run in found["runs"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: is no result of this bench ({error}); remove it or give another file") from None
-    if known != json.loads(json.dumps(dataclasses.asdict(setting))):
-        raise ValueError(f"{path}: holds runs of another setting ({known}); give another file")
-    return runs
+def wait(device: torch.device) -> None:
+    """Wait until an accelerator has done what it was given."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
-def write_runs(path: Path | None, setting: Setting, runs: Sequence[Run], machine: Mapping[str, Any]) -> None:
-    """Write runs, and what they come to, so that a re-run goes on from them."""
-    if path is None:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    found = {
-        "setting": dataclasses.asdict(setting),
-        "machine": dict(machine),
-        "result": summarise(setting, runs),
-        "runs": [dataclasses.asdict(run) for run in runs],
-    }
-    path.write_text(json.dumps(found) + "\n")
+def _ask(stream: Stream) -> list[float]:
+    found = stream.ask("what", max_tokens=8, evidence=0)
+    further = (found.total_ms - found.first_token_ms) / max(1, len(found.tokens))
+    return [round(found.first_token_ms, 3), round(further, 3)]
 
 
-def lines(setting: Setting, result: Mapping[str, Any]) -> list[str]:
-    """The result for people."""
-    text = [f"{setting.pipeline} at the {setting.shape} shape, {setting.dtype} on {setting.device}:"]
-    text.append(f"  vision (tower, projector, pooling)   {result['vision_ratio']:.3f} of dense")
-    for name, what in (
-        ("prefill_ratio", "prefill                              {} of transformers dense"),
-        ("prefill_ratio_own", "prefill                              {} of own dense"),
-        ("own_prefill_ratio", "own dense prefill                    {} of transformers"),
-    ):
-        ratios = ", ".join(f"{ratio:.3f} at {length}" for length, ratio in result[name].items())
-        text.append("  " + what.format(ratios))
-    text.append(f"  end to end                           {result['end_to_end_ratio']:.3f} of dense with transformers")
-    for contender, stages in result["stages"].items():
-        shown = ", ".join(f"{stage} {ms['median']:.0f}" for stage, ms in stages.items())
-        text.append(f"  ms per frame, {contender}: {shown}")
-    return text
+def _dtype(setting: Setting) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, setting.dtype)
+    return dtype
+
+
+def _mean(values: Iterable[float]) -> float:
+    listed = list(values)
+    return sum(listed) / len(listed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from headrace.cli import options
+from headrace.cli import latency, options
 from headrace.cli.failing import clean
 from headrace.cli.output import Output
 
@@ -20,6 +19,7 @@ DEFAULT_ROWS = (
 )
 
 app = typer.Typer(no_args_is_help=True, help="Measure the engine.")
+app.command("latency")(latency.latency)
 
 
 @app.callback()
@@ -120,62 +120,6 @@ def accuracy(
     out.line(text)
     if readme is not None:
         replace_between(readme, "bench:accuracy", text)
-
-
-@app.command("latency")
-@clean
-def latency(
-    context: typer.Context,
-    *,
-    model_shape: Annotated[str, typer.Option(help="Shape of the random model.")] = "llava-onevision-0.5b",
-    pipeline: options.PipelineText = "stc_cacher+stc_pruner:64",
-    frames: Annotated[
-        str, typer.Option(help="Lengths with commas; the longest is run, the others are its prefixes.")
-    ] = ("16,32,64"),
-    repeats: Annotated[int, typer.Option(min=1, help="Runs.")] = 1,
-    source: Annotated[str, typer.Option(help="What to watch.")] = "world:0",
-    dtype: options.Dtype = "bfloat16",
-    device: options.Device = "auto",
-    save: Annotated[Path | None, typer.Option(help="JSON file for runs and result; a re-run goes on.")] = None,
-    as_json: options.Json = False,
-) -> None:
-    """Compare a pipeline with dense and with transformers, stage by stage, at a real model's size.
-
-    Example: headrace bench latency --frames 4,8 --json
-    """
-    from headrace import video
-    from headrace.bench import latency as bench
-    from headrace.bench.machine import machine
-    from headrace.engine.engine import choose_device, choose_dtype
-
-    out = Output(as_json=as_json, verbosity=context.obj.verbosity)
-    place = choose_device(device)
-    setting = bench.Setting(
-        shape=model_shape,
-        pipeline=pipeline,
-        lengths=_lengths(frames),
-        dtype=str(choose_dtype(dtype, place, model_shape)).removeprefix("torch."),
-        device=str(place),
-    )
-    done = bench.read_runs(save, setting)
-    contenders = bench.Bench(setting) if len(done) < repeats else None
-    while contenders is not None and len(done) < repeats:
-        with out.progress(f"{model_shape}, run {len(done) + 1} of {repeats}", setting.lengths[-1]) as move:
-            with video.open(source) as opened:
-                chosen = list(itertools.islice(opened, setting.lengths[-1]))
-            done.append(contenders.run(chosen, progress=move))
-        bench.write_runs(save, setting, done, machine())
-    result = bench.summarise(setting, done)
-    out.object("result", **asdict(setting), **result, machine=machine())
-    for line in bench.lines(setting, result):
-        out.line(line)
-
-
-def _lengths(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f"--frames: {text!r} is no list of whole numbers such as 16,32,64") from None
 
 
 def _accuracy_table(found: list[dict[str, Any]], what: str, at: dict[str, Any]) -> str:

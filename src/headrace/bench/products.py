@@ -1,0 +1,172 @@
+"""The matrix products of a stage: how many operations they are, and how long they take on their own.
+
+No implementation of a stage can do without its matrix products, so their time is the floor under its time. Everything
+else (norms, activations, additions, choosing and moving rows) is what an implementation may save.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+REPEATS = 5  # the least of so many is a product's time
+COLD_BYTES = 1 << 26  # second factors take turns in so much memory, so that none is found in a cache
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Product:
+    """``batch`` times an (m, k) matrix by a (k, n) matrix."""
+
+    batch: int
+    m: int
+    k: int
+    n: int
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions."""
+        return 2 * self.batch * self.m * self.k * self.n
+
+
+Products = Mapping[Product, int]
+
+
+def flops(products: Products) -> int:
+    """Operations of all products."""
+    return sum(product.flops * count for product, count in products.items())
+
+
+class Counting(TorchDispatchMode):
+    """Notes the matrix products that run while it is entered, attention's and convolutions' included.
+
+    Attributes:
+        products: How often every shape ran.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.products: Counter[Product] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation and note its products; one that is made of others is taken apart first."""
+        kwargs = kwargs or {}
+        with self:
+            out = func.decompose(*args, **kwargs)
+        if out is not NotImplemented:
+            return out
+        out = func(*args, **kwargs)
+        self.products.update(_products(func.overloadpacket.__name__, args, out))
+        return out
+
+
+def _products(name: str, args: Sequence[Any], out: Any) -> list[Product]:
+    """Matrix products of one operation of torch."""
+    if name in ("mm", "addmm"):
+        (m, k), (_, n) = (x.shape for x in args[-2:])
+        return [Product(1, m, k, n)]
+    if name in ("bmm", "baddbmm"):
+        (batch, m, k), (*_, n) = (x.shape for x in args[-2:])
+        return [Product(batch, m, k, n)]
+    if name == "convolution":
+        weight = args[1]
+        return [Product(1, out.numel() // weight.shape[0], weight[0].numel(), weight.shape[0])]
+    if name.startswith("_scaled_dot_product"):
+        (batch, heads, rows, width), num = args[0].shape, args[1].shape[2]
+        return [Product(batch * heads, rows, width, num), Product(batch * heads, rows, num, width)]
+    return []
+
+
+def decoder(spec: Any, inner: int, rows: int, past: int, *, whole: bool) -> Counter[Product]:
+    """Products of a decoder that takes in rows.
+
+    Args:
+        spec: The model (``types.ModelSpec``).
+        inner: Width of the MLP.
+        rows: New rows.
+        past: Rows there already; a new row also looks at half of the new ones.
+        whole: Whether the last layer runs in full, or stops at its keys and values.
+    """
+    q, kv, sees = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim, past + (rows + 1) // 2
+    folded, full = spec.heads // spec.kv_heads * rows, spec.layers if whole else spec.layers - 1
+    found: Counter[Product] = Counter()
+    for product, count in (
+        (Product(1, rows, spec.dim, kv), 2 * spec.layers),
+        (Product(1, rows, spec.dim, q), full),
+        (Product(spec.kv_heads, folded, spec.head_dim, sees), full),
+        (Product(spec.kv_heads, folded, sees, spec.head_dim), full),
+        (Product(1, rows, q, spec.dim), full),
+        (Product(1, rows, spec.dim, inner), 2 * full),
+        (Product(1, rows, inner, spec.dim), full),
+    ):
+        found[product] += count
+    return found
+
+
+class Floor:
+    """How long products take on their own; every shape is measured once.
+
+    Args:
+        dtype: Number type of the factors.
+        device: Where to run.
+    """
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self._dtype, self._device = dtype, device
+        self._ms: dict[Product, float] = {}
+
+    def ms(self, products: Products) -> float:
+        """Milliseconds of all products."""
+        return sum(count * self._one(product) for product, count in products.items())
+
+    def between(self, at: Callable[[int], Products], points: Sequence[int]) -> list[float]:
+        """Milliseconds of products whose shapes grow evenly, measured at the first and the last point only.
+
+        Args:
+            at: From a point to its products.
+            points: Ascending.
+
+        Returns:
+            One figure per point, on the line between the two.
+        """
+        first, last = points[0], points[-1]
+        low, high = self.ms(at(first)), self.ms(at(last))
+        return [low + (high - low) * (point - first) / max(1, last - first) for point in points]
+
+    def _one(self, product: Product) -> float:
+        if product not in self._ms:
+            self._ms[product] = self._measure(product)
+        return self._ms[product]
+
+    @torch.no_grad()
+    def _measure(self, product: Product) -> float:
+        left = self._filled(product.batch, product.m, product.k)
+        size = product.batch * product.k * product.n * left.element_size()
+        copies = max(1, min(REPEATS, COLD_BYTES // max(1, size)))
+        rights = [self._filled(product.batch, product.n, product.k).transpose(1, 2) for _ in range(copies)]
+        least = float("inf")
+        for turn in range(REPEATS + 1):  # the first one warms up
+            right = rights[turn % copies]
+            self._wait()
+            start = time.perf_counter()
+            if product.batch == 1:
+                torch.mm(left[0], right[0])
+            else:
+                torch.bmm(left, right)
+            self._wait()
+            if turn:
+                least = min(least, 1000 * (time.perf_counter() - start))
+        return least
+
+    def _filled(self, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=self._dtype, device=self._device).fill_(0.01)
+
+    def _wait(self) -> None:
+        if self._device.type != "cpu":
+            torch.accelerator.synchronize(self._device)

@@ -1,0 +1,95 @@
+"""A latency bench on disk: its runs as they come in, so that a stopped bench goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from headrace.bench.latency import Cost, Run, Setting
+from headrace.bench.ratios import summarise
+
+SAME = ("cpu", "accelerator", "torch", "transformers", "headrace")  # what must not change within a record
+
+
+@dataclass
+class Record:
+    """What has been measured.
+
+    Attributes:
+        setting: What is measured.
+        machine: Where (``bench.machine``), with the date of the last run.
+        runs: Runs over the longest length.
+        unfinished: A run that was stopped or is going on; its figures count until there is a whole one.
+        costs: Operations and floors, as ``Bench.costs`` gives them.
+        peak_bytes: The most memory held (``bench.space``).
+    """
+
+    setting: Setting
+    machine: Mapping[str, Any]
+    runs: list[Run] = field(default_factory=list)
+    unfinished: Run | None = None
+    costs: dict[str, dict[str, Cost]] = field(default_factory=dict)
+    peak_bytes: dict[str, int] = field(default_factory=dict)
+
+    def result(self) -> dict[str, Any] | None:
+        """What the runs come to, None before the first length is reached."""
+        runs = self.runs or ([] if self.unfinished is None else [self.unfinished])
+        found = summarise(self.setting, runs, self.costs)
+        return None if found is None else {**found, "peak_memory_bytes": self.peak_bytes}
+
+    def saw_memory(self, peak: Mapping[str, int]) -> None:
+        """Take note of memory held by this process; earlier ones may have held more."""
+        self.peak_bytes = {key: max(value, self.peak_bytes.get(key, 0)) for key, value in peak.items()}
+
+    def write(self, path: Path | None) -> None:
+        """Write everything, in one piece: a reader never sees half a record."""
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = {
+            "bench": "latency",
+            "setting": asdict(self.setting),
+            "machine": dict(self.machine),
+            "result": self.result(),
+            "costs": self.costs,
+            "peak_bytes": self.peak_bytes,
+            "runs": [asdict(run) for run in self.runs],
+            "unfinished": None if self.unfinished is None else asdict(self.unfinished),
+        }
+        part = path.with_name(path.name + ".part")
+        part.write_text(json.dumps(found) + "\n", encoding="utf-8")
+        part.replace(path)
+
+
+def read(path: Path | None, setting: Setting, machine: Mapping[str, Any]) -> Record:
+    """Go on with a record, or begin one where there is no file.
+
+    Raises:
+        ValueError: The file is damaged, is of an older layout, or holds another setting or machine.
+    """
+    fresh = Record(setting, machine)
+    if path is None or not path.is_file():
+        return fresh
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        known, place = found["setting"], found["machine"]
+        fresh.runs = [Run(**run) for run in found["runs"]]
+        fresh.unfinished = None if found["unfinished"] is None else Run(**found["unfinished"])
+        fresh.costs, fresh.peak_bytes = found["costs"], found["peak_bytes"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: is no record of this bench ({type(error).__name__}: {error}); --restart measures anew"
+        ) from None
+    wanted = json.loads(json.dumps(asdict(setting)))
+    differs = [f"{key} {known.get(key)!r}, not {wanted[key]!r}" for key in wanted if known.get(key) != wanted[key]]
+    differs += [
+        f"{key} {place.get(key)!r}, not {machine.get(key)!r}" for key in SAME if place.get(key) != machine.get(key)
+    ]
+    if differs:
+        raise ValueError(
+            f"{path}: was measured with {'; '.join(differs)}; give another file, or --restart to measure anew"
+        )
+    return fresh

@@ -1,0 +1,74 @@
+"""Memory: what a bench will need, what is free, and the most that was used."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from headrace.backbones import plain
+
+SPARE_BYTES = 3 << 29  # for activations, the interpreter and the factors of floors
+MEMINFO, LIMIT, USED = (
+    Path("/proc/meminfo"),
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory.current"),
+)
+
+
+def needed_bytes(config: Any, dtype: torch.dtype, frames: int) -> int:
+    """Estimate what a latency bench takes: one copy of the weights, the past of three contenders, and some to spare.
+
+    Args:
+        config: A LLaVA-OneVision configuration.
+        dtype: Type of weights, keys and values.
+        frames: Frames of a run.
+    """
+    model = plain.build_large(config, dtype=dtype, device=torch.device("meta"))
+    weights = sum(param.numel() for param in model.parameters())
+    text, vision = config.text_config, config.vision_config
+    grid = -(-(vision.image_size // vision.patch_size) // 2)
+    row = text.num_hidden_layers * text.num_key_value_heads * (text.hidden_size // text.num_attention_heads)
+    tensors = 3 + 3 + 2  # two streams hold keys, values and rotated keys; transformers holds keys and values
+    return int(dtype.itemsize * (weights + tensors * grid * grid * frames * row)) + SPARE_BYTES
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that is free on a device, None where nothing tells."""
+    if device.type != "cpu":
+        return int(torch.accelerator.get_memory_info(device)[0])
+    try:
+        lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+    try:  # a container's own limit
+        return min(free, int(LIMIT.read_text()) - int(USED.read_text()))
+    except (OSError, ValueError):
+        return free
+
+
+def check_room(what: str, needed: int, device: torch.device) -> None:
+    """Refuse before the work what would not fit.
+
+    Raises:
+        ValueError: It needs more than is free.
+    """
+    free = free_bytes(device)
+    if free is not None and needed > free:
+        raise ValueError(
+            f"{what} needs about {needed / 2**30:.1f} GiB on {device}, and {free / 2**30:.1f} GiB are free: end other"
+            " programs, or take a smaller shape or fewer frames"
+        )
+
+
+def peak_bytes(device: torch.device) -> dict[str, int]:
+    """The most memory this process has held: ``resident``, and on an accelerator what its ``allocator`` gave out."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    found = {"resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if device.type != "cpu":
+        found["allocator"] = int(torch.accelerator.max_memory_allocated(device))
+    return found

@@ -1,0 +1,171 @@
+"""``headrace bench latency``: where the time goes at a real model's size."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headrace.cli import options
+from headrace.cli.failing import clean
+from headrace.cli.output import Output
+
+if TYPE_CHECKING:
+    from headrace.bench.latency import Setting
+    from headrace.bench.record import Record
+
+LENGTHS = "16,32,64"
+LENGTHS_LARGE = "16"  # a model of several billion parameters takes a minute per frame on a small machine
+FRAMES_PER_SECOND = 2.0  # looked at, as the other commands do
+TELL_S = 15.0  # seconds between two lines of progress
+
+
+@clean
+def latency(
+    context: typer.Context,
+    *,
+    model_shape: Annotated[str, typer.Option(help="Shape of the random model.")] = "llava-onevision-0.5b",
+    pipeline: options.PipelineText = "stc_cacher+stc_pruner:64",
+    frames: Annotated[
+        str | None,
+        typer.Option(
+            help="Lengths with commas; the longest is run, the others are its prefixes. Default: 16,32,64; at the 7B"
+            " shape 16."
+        ),
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs.")] = 5,
+    source: Annotated[str, typer.Option(help="What to watch.")] = "world:0",
+    dtype: options.Dtype = "bfloat16",
+    device: options.Device = "auto",
+    save: Annotated[Path | None, typer.Option(help="JSON file for runs and result; a stopped bench goes on.")] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Measure anew what the file holds.")] = False,
+    readme: Annotated[Path | None, typer.Option(help="Rebuild the table in this Markdown file.")] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Compare a pipeline with dense and with transformers, stage by stage, at a real model's size.
+
+    Dense and the pipeline take turns frame by frame in one process, and share one copy of random weights. Floors are
+    the matrix products of a stage, measured alone. Ctrl-C keeps what is done in --save; the same command goes on.
+
+    Example: headrace --threads 2 bench latency --frames 4,8 --repeats 2 --save runs/latency.json
+    """
+    import torch
+
+    from headrace.bench import latency as bench
+    from headrace.bench.machine import machine
+    from headrace.bench.ratios import lines, page
+    from headrace.bench.record import Record, read
+    from headrace.bench.table import check_marks, replace_between
+    from headrace.engine.engine import choose_device, choose_dtype
+
+    out = Output(as_json=as_json, verbosity=context.obj.verbosity)
+    place = choose_device(device)
+    setting = bench.Setting(
+        shape=model_shape,
+        pipeline=pipeline,
+        lengths=_lengths(frames or (LENGTHS_LARGE if model_shape.endswith("7b") else LENGTHS)),
+        source=source,
+        dtype=str(choose_dtype(dtype, place, model_shape)).removeprefix("torch."),
+        device=str(place),
+        threads=torch.get_num_threads(),
+    )
+    if readme is not None:
+        check_marks(readme, "bench:latency")
+    record = Record(setting, machine()) if restart else read(save, setting, machine())
+    try:
+        _measure(record, repeats, save, out)
+    except KeyboardInterrupt:
+        record.write(save)
+        for line in _stopped(record, repeats, save):
+            out.note(line)
+        raise
+    result = record.result()
+    assert result is not None
+    out.object("result", **asdict(setting), **result, machine=record.machine)
+    for line in lines(setting, result):
+        out.line(line)
+    if readme is not None:
+        replace_between(readme, "bench:latency", page(setting, result, record.machine))
+
+
+def _measure(record: Record, repeats: int, save: Path | None, out: Output) -> None:
+    """Run what is missing; the record is written at every length and after every run."""
+    from headrace import video
+    from headrace.bench.latency import COUNTED, Bench, Run
+    from headrace.bench.machine import machine
+    from headrace.bench.space import peak_bytes
+
+    if len(record.runs) >= repeats:
+        return
+    setting, most = record.setting, record.setting.lengths[-1]
+    watch = partial(video.open, setting.source, fps=None if Path(setting.source).is_dir() else FRAMES_PER_SECOND)
+    with watch() as opened:
+        first = list(itertools.islice(opened, COUNTED))
+    out.note(f"building {setting.shape} and warming up")
+    bench = Bench(setting)
+    bench.warm_up(first)
+    pace = _pace(setting, repeats, len(record.runs), out)
+    while len(record.runs) < repeats:
+        run = record.unfinished = Run()
+
+        def progress(run: Run = run) -> None:
+            pace()
+            if run.reached in setting.lengths:
+                record.write(save)
+
+        with watch() as opened:
+            bench.run(itertools.islice(opened, most), run, progress=progress)
+        record.costs = record.costs or bench.costs(run)
+        record.runs, record.unfinished = [*record.runs, run], None
+        record.machine = machine()
+        record.saw_memory(peak_bytes(bench.device))
+        record.write(save)
+        out.object("run", number=len(record.runs), of=repeats)
+
+
+def _pace(setting: Setting, repeats: int, done: int, out: Output) -> Callable[[], None]:
+    """Make a function to be called after every frame: it tells now and then, on stderr, how far the bench is."""
+    most, start = setting.lengths[-1], time.monotonic()
+    total, count, told = (repeats - done) * most, 0, start
+
+    def move() -> None:
+        nonlocal count, told
+        count += 1
+        now = time.monotonic()
+        if now - told < TELL_S and count not in (1, total):
+            return
+        told, each = now, (now - start) / count
+        run, frame = divmod(count - 1, most)
+        left = each * (total - count)
+        out.note(
+            f"run {done + run + 1} of {repeats}, frame {frame + 1} of {most}, {each:.1f} s per frame of all contenders,"
+            f" about {left / 60:.0f} min left"
+            if left >= 90
+            else f"run {done + run + 1} of {repeats}, frame {frame + 1} of {most}, about {left:.0f} s left"
+        )
+
+    return move
+
+
+def _stopped(record: Record, repeats: int, save: Path | None) -> list[str]:
+    """Say what a stopped bench has, and how it goes on."""
+    from headrace.bench.ratios import lines
+
+    result = record.result()
+    found = [] if result is None else lines(record.setting, result)
+    if save is None:
+        return [*found, "stopped, and nothing is kept; with --save FILE the same command would go on"]
+    return [*found, f"stopped after {len(record.runs)} of {repeats} runs, kept in {save}; the same command goes on"]
+
+
+def _lengths(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"--frames: {text!r} is no list of whole numbers such as 16,32,64") from None

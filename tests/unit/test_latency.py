@@ -1,0 +1,351 @@
+"""The latency bench: figures by hand, floors, records that go on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from headrace import video
+from headrace.backbones import plain
+from headrace.bench import latency, ratios, record, space
+from headrace.bench.latency import DENSE, TRANSFORMERS, Bench, Run, Setting
+from headrace.bench.products import Counting, Floor, Product, decoder, flops
+from headrace.cli import app
+from headrace.types import Frame
+from headrace.video.world import World
+
+OURS = "stc_cacher+stc_pruner:2"
+TINY = Setting(shape="tiny", lengths=(2, 6), dtype="float32", pipeline=OURS)
+MACHINE = {"cpu": "a cpu", "torch": "2", "transformers": "5", "headrace": "0", "date": "2026-01-01"}
+
+
+def frames(num: int) -> list[Frame]:
+    return list(video.world.frames(World(0), 0, num))
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    made = Bench(TINY)
+    made.warm_up(frames(4))
+    return made
+
+
+@pytest.fixture(scope="module")
+def run(bench: Bench) -> Run:
+    made = Run()
+    bench.run(frames(6), made)
+    return made
+
+
+def by_hand(stages: tuple[tuple[float, float], ...], *, theirs: float = 5.0) -> Run:
+    """A run whose stages all take (ours, dense) ms per frame, and transformers the same on every frame."""
+    made = Run(kept={"x": [1] * len(stages), DENSE: [4] * len(stages)})
+    made.kinds = {"x": ["refresh", "selective"] * len(stages), DENSE: ["dense"] * len(stages)}
+    for ours, dense in stages:
+        for stage in ("pixels", *ratios.ALL):
+            made.note("x", stage, ours)
+            made.note(DENSE, stage, dense)
+        made.note(TRANSFORMERS, "prefill", theirs)
+    return made
+
+
+def test_a_run_has_every_figure(run: Run) -> None:
+    assert [len(ms) for ms in run.frames[DENSE].values()] == [6] * 5
+    assert run.kept == {DENSE: [4] * 6, OURS: [2] * 6}
+    assert run.kinds == {DENSE: ["dense"] * 6, OURS: ["refresh", "selective"] * 3}
+    assert set(run.answers[DENSE]) == {"2", "6"}
+    assert run.memory_bytes[DENSE] > run.memory_bytes[OURS] > 0
+    assert run.reached == 6
+
+
+def test_a_source_that_ends_early_is_named(bench: Bench) -> None:
+    left = Run()
+    with pytest.raises(ValueError, match="ends after 5 frames; the bench needs 6"):
+        bench.run(frames(5), left)
+    assert left.reached == 5
+
+
+def test_ratios_by_hand() -> None:
+    setting = Setting(lengths=(2, 3), pipeline="x")
+    found = ratios.summarise(setting, [by_hand(((1, 2), (2, 4), (6, 4)))], {})
+    assert found is not None
+    assert found["vision_ratio"] == 0.9
+    assert found["prefill_ratio"] == {"2": 0.3, "3": 0.6}
+    assert found["prefill_ratio_own"] == {"2": 0.5, "3": 0.9}
+    assert found["own_prefill_ratio"] == {"2": 0.6, "3": 10 / 15}
+    assert found["end_to_end_ratio"] == pytest.approx(36 / 35)
+    assert found["vision_floor"] is None
+    assert found["prefill_floor"] is None
+    assert found["tokens_per_frame"] == {"x": 1.0, DENSE: 4.0}
+
+
+def test_ratios_are_medians_over_runs() -> None:
+    runs = [by_hand(((ours, 4.0), (ours, 4.0))) for ours in (1.0, 2.0, 40.0)]
+    found = ratios.summarise(Setting(lengths=(2,), pipeline="x"), runs, {})
+    assert found is not None
+    assert found["vision_ratio"] == 0.5
+    assert found["by_run"]["vision_ratio"] == [0.25, 0.5, 10.0]
+    assert found["stages"]["x"]["project"] == {"median": 2.0, "low": 1.0, "high": 40.0, "flops": None, "floor_ms": None}
+
+
+def test_stages_tell_what_the_tower_did() -> None:
+    found = ratios.stages([by_hand(((8, 9), (3, 9), (10, 9), (5, 9)))], {}, 4)
+    assert found["x"]["tower_refresh"]["median"] == 9.0
+    assert found["x"]["tower_selective"]["median"] == 4.0
+    assert found[DENSE]["tower_dense"]["median"] == 9.0
+    assert "tower" not in found["x"]
+
+
+def test_floors_by_hand() -> None:
+    cost = {"flops": 1.0, "floor_ms": 2.0}
+    costs: dict[str, dict[str, Any]] = {
+        "x": {
+            "tower_refresh": {"flops": 10, "floor_ms": 8.0},
+            "tower_selective": {"flops": 4, "floor_ms": 4.0},
+            "project": cost,
+            "prefill": {"flops": [1, 1, 1], "floor_ms": [1.0, 2.0, 3.0]},
+        },
+        DENSE: {"tower_dense": {"flops": 10, "floor_ms": 8.0}, "project": cost},
+        TRANSFORMERS: {"prefill": {"flops": [4, 4, 4], "floor_ms": [3.0, 3.0, 6.0]}},
+    }
+    setting = Setting(lengths=(2, 3), pipeline="x")
+    made = by_hand(((1, 2), (1, 2), (1, 2)))
+    found = ratios.summarise(setting, [made], costs)
+    assert found is not None
+    assert found["vision_floor"] == pytest.approx((8 + 4 + 8 + 6) / (3 * 10))
+    assert found["vision_floor_flops"] == pytest.approx((10 + 4 + 10 + 3) / 33)
+    assert found["prefill_floor"] == {"2": 0.5, "3": 0.5}
+    assert found["prefill_floor_flops"] == {"2": 0.25, "3": 0.25}
+    assert found["end_to_end_floor"] == pytest.approx((26 + 6) / (30 + 12))
+    del costs["x"]["tower_selective"]
+    found = ratios.summarise(setting, [made], costs)
+    assert found is not None
+    assert found["vision_floor"] is None
+    assert found["prefill_floor"] == {"2": 0.5, "3": 0.5}
+
+
+def test_products_are_counted() -> None:
+    conv = torch.nn.Conv2d(3, 5, 4, stride=4)
+    q, k = torch.randn(2, 4, 6, 8), torch.randn(2, 4, 9, 8)
+    with torch.no_grad(), Counting() as found:
+        torch.nn.functional.linear(torch.randn(2, 7, 3), torch.randn(4, 3), torch.randn(4))
+        torch.randn(7, 3) @ torch.randn(3, 2)
+        torch.randn(2, 7, 3) @ torch.randn(2, 3, 4)
+        conv(torch.randn(2, 3, 8, 12))
+        torch.nn.functional.scaled_dot_product_attention(q, k, k)
+    assert found.products == {
+        Product(1, 14, 3, 4): 1,
+        Product(1, 7, 3, 2): 1,
+        Product(2, 7, 3, 4): 1,
+        Product(1, 12, 48, 5): 1,
+        Product(8, 6, 8, 9): 1,
+        Product(8, 6, 9, 8): 1,
+    }
+    assert flops({Product(2, 3, 4, 5): 10}) == 2 * 2 * 3 * 4 * 5 * 10
+
+
+def test_a_tower_costs_what_its_shapes_say(bench: Bench, run: Run) -> None:
+    """Tiny: 16 patches of 3 * 7 * 7 values, width 24, 3 layers, MLP 48; 4 patches a step between refreshes."""
+    n, d, inner, u = 16, 24, 48, 4
+    patch, layer = 2 * n * 147 * d, 4 * n * d * d + 2 * n * n * d + 2 * n * d * inner
+    some = n * d * d + 3 * u * d * d + 2 * u * n * d + 2 * u * d * inner
+    costs = bench.costs(run)
+    assert costs[DENSE]["tower_dense"]["flops"] == patch + 2 * 3 * layer
+    assert costs[OURS]["tower_refresh"]["flops"] == patch + 2 * 3 * layer
+    assert costs[OURS]["tower_selective"]["flops"] == patch + 2 * 3 * some
+    assert costs[OURS]["project"]["flops"] == 2 * n * (24 * 32 + 32 * 32)
+    assert all(
+        cost["floor_ms"] > 0 for name in (DENSE, OURS) for stage, cost in costs[name].items() if stage != "prefill"
+    )
+
+
+def test_a_decoder_costs_what_transformers_runs() -> None:
+    """With an even number of rows and half of their own square, as many operations as counted, attention aside."""
+    model = plain.build(plain.tiny_config(64))
+    text = model.config.text_config
+    spec = latency.Timed(latency.adopt(model, plain.word_tokenizer([]), name="tiny")).spec
+    rows, past = 6, 10
+    _, cache = plain.prefill(model, torch.randn(past, text.hidden_size))
+    with Counting() as found:
+        plain.prefill(model, torch.randn(rows, text.hidden_size), cache)
+    linear = {p: count for p, count in found.products.items() if p.batch == 1 and p.m == rows}
+    ours = decoder(spec, text.intermediate_size, rows, past, whole=True)
+    assert {p: count for p, count in ours.items() if p.batch == 1} == linear
+    attention = flops({p: count for p, count in ours.items() if p.batch > 1})
+    width, sees = text.hidden_size, past + rows // 2
+    assert attention == 2 * 2 * rows * sees * width * text.num_hidden_layers
+    kv = 2 * rows * text.hidden_size * 16 * 2
+    stopped = flops(decoder(spec, text.intermediate_size, rows, past, whole=False))
+    assert stopped - kv == pytest.approx((flops(ours) - 3 * kv) * 2 / 3 + 2 * kv)
+
+
+@given(st.lists(st.integers(1, 500), min_size=1, max_size=6, unique=True).map(sorted))
+def test_floors_between_two_points_lie_on_a_line(points: list[int]) -> None:
+    floor = Floor(torch.float32, torch.device("cpu"))
+    floor._ms = {Product(1, 1, 1, n): 3.0 + 2.0 * n for n in (points[0], points[-1])}
+    assert floor.between(lambda n: {Product(1, 1, 1, n): 2}, points) == pytest.approx([6.0 + 4.0 * n for n in points])
+
+
+def test_the_prefill_floor_grows_with_the_past(bench: Bench, run: Run) -> None:
+    costs = bench.costs(run)
+    for name in (DENSE, OURS, TRANSFORMERS):
+        assert len(costs[name]["prefill"]["flops"]) == len(costs[name]["prefill"]["floor_ms"]) == 6
+        assert costs[name]["prefill"]["flops"] == sorted(costs[name]["prefill"]["flops"])
+    assert costs[TRANSFORMERS]["prefill"]["flops"][-1] > costs[DENSE]["prefill"]["flops"][-1]
+    assert costs[DENSE]["prefill"]["flops"][-1] > costs[OURS]["prefill"]["flops"][-1]
+
+
+def test_a_memory_that_forgets_has_no_prefill_floor() -> None:
+    setting = dataclasses.replace(TINY, pipeline="streamingllm:12+uniform:2")
+    made, left = Bench(setting), Run()
+    made.warm_up(frames(2))
+    made.run(frames(6), left)
+    assert "prefill" not in made.costs(left)[setting.pipeline]
+
+
+def test_a_stopped_bench_keeps_what_it_has(bench: Bench, run: Run, tmp_path: Path) -> None:
+    path, left = tmp_path / "deep" / "latency.json", Run()
+
+    def stop() -> None:
+        if left.reached == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(frames(6), left, progress=stop)
+    made = record.Record(TINY, MACHINE, unfinished=left)
+    made.write(path)
+    again = record.read(path, TINY, MACHINE)
+    result = again.result()
+    assert result is not None
+    assert result["frames"] == 2
+    assert set(result["prefill_ratio"]) == {"2"}
+    again.runs, again.unfinished = [run], None
+    again.costs = bench.costs(run)
+    again.saw_memory({"resident": 5})
+    again.saw_memory({"resident": 3})
+    again.write(path)
+    whole = record.read(path, TINY, MACHINE)
+    assert whole.result() == again.result()
+    assert whole.result()["peak_memory_bytes"] == {"resident": 5}  # type: ignore[index]
+    assert json.loads(path.read_text())["result"]["frames"] == 6
+    assert [name.name for name in path.parent.iterdir()] == ["latency.json"]
+
+
+def test_a_record_of_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "latency.json"
+    record.Record(TINY, MACHINE).write(path)
+    with pytest.raises(ValueError, match=r"lengths \[2, 6\], not \[2, 4\]; .*--restart"):
+        record.read(path, dataclasses.replace(TINY, lengths=(2, 4)), MACHINE)
+    with pytest.raises(ValueError, match="threads 1, not 2"):
+        record.read(path, dataclasses.replace(TINY, threads=2), MACHINE)
+    with pytest.raises(ValueError, match="cpu 'a cpu', not 'another'"):
+        record.read(path, TINY, {**MACHINE, "cpu": "another"})
+    path.write_text(path.read_text()[:-9])
+    with pytest.raises(ValueError, match=r"no record of this bench .*--restart"):
+        record.read(path, TINY, MACHINE)
+    path.write_text(json.dumps({"setting": {}, "machine": {}, "runs": []}))
+    with pytest.raises(ValueError, match="no record of this bench"):
+        record.read(path, TINY, MACHINE)
+
+
+def test_what_does_not_fit_is_refused_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = plain.shape_config("llava-onevision-7b")
+    needed = space.needed_bytes(config, torch.bfloat16, 16)
+    assert 16e9 < needed < 20e9
+    assert space.needed_bytes(config, torch.float32, 16) > 30e9
+    assert space.needed_bytes(config, torch.bfloat16, 64) > needed
+    assert (space.free_bytes(torch.device("cpu")) or 1) > 0
+    monkeypatch.setattr(space, "free_bytes", lambda device: 4 << 30)
+    setting = Setting(shape="llava-onevision-7b", lengths=(16,))
+    with pytest.raises(ValueError, match=r"7b in bfloat16 with 16 frames needs about 1\d\.\d GiB .* 4\.0 GiB are free"):
+        Bench(setting)
+    monkeypatch.setattr(space, "free_bytes", lambda device: None)
+    space.check_room("it", needed, torch.device("cpu"))
+
+
+def test_settings_that_measure_nothing_are_refused() -> None:
+    for lengths in ((), (1, 2), (4, 2), (2, 2)):
+        with pytest.raises(ValueError, match="frames"):
+            Setting(lengths=lengths)
+    with pytest.raises(ValueError, match="pipeline"):
+        Setting(pipeline="dense")
+
+
+def command(tmp_path: Path, *more: str) -> list[str]:
+    words = ["--threads", "1", "bench", "latency", "--model-shape", "tiny", "--dtype", "float32", "--frames", "2,4"]
+    return [*words, "--save", str(tmp_path / "latency.json"), *more]
+
+
+def test_the_command_goes_on_and_writes_the_table(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- bench:latency -->\n<!-- /bench:latency -->\nb\n")
+    first = CliRunner().invoke(app, command(tmp_path, "--repeats", "1", "--pipeline", OURS, "--json"))
+    assert first.exit_code == 0, first.output
+    *_, line = first.stdout.splitlines()
+    result = json.loads(line)
+    wanted = {"vision_ratio", "prefill_ratio", "prefill_ratio_own", "own_prefill_ratio", "end_to_end_ratio"}
+    wanted |= {
+        "vision_floor",
+        "prefill_floor",
+        "peak_memory_bytes",
+        "pipeline",
+        "machine",
+        "stages",
+        "vision_floor_flops",
+    }
+    assert wanted <= set(result)
+    assert set(result["prefill_ratio"]) == set(result["prefill_floor"]) == {"2", "4"}
+    assert {"median", "low", "high", "flops", "floor_ms"} == set(result["stages"][OURS]["tower_selective"])
+    assert result["stages"][DENSE]["generate"]["flops"] > 0
+    second = CliRunner().invoke(app, command(tmp_path, "--repeats", "2", "--pipeline", OURS, "--readme", str(page)))
+    assert second.exit_code == 0, second.output
+    assert "runs: 2" in second.stdout
+    assert "| prefill / transformers dense, 4 frames |" in page.read_text()
+    other = CliRunner().invoke(app, command(tmp_path, "--pipeline", "uniform:2"))
+    assert other.exit_code == 2
+    assert other.stderr.count("\n") == 1
+    assert "--restart" in other.stderr
+    anew = CliRunner().invoke(app, command(tmp_path, "--pipeline", "uniform:2", "--restart", "--repeats", "1"))
+    assert anew.exit_code == 0, anew.output
+    assert json.loads((tmp_path / "latency.json").read_text())["setting"]["pipeline"] == "uniform:2"
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    push, count = Bench._push, 0
+
+    def stopping(self: Bench, *args: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == 14:  # the first contender of frame 3 in the second run
+            raise KeyboardInterrupt
+        push(self, *args)
+
+    monkeypatch.setattr(Bench, "_push", stopping)
+    stopped = CliRunner().invoke(app, command(tmp_path, "--repeats", "2", "--pipeline", OURS))
+    assert stopped.exit_code == 130
+    assert "stopped after 1 of 2 runs" in stopped.stderr
+    assert "the same command goes on" in stopped.stderr
+    found = json.loads((tmp_path / "latency.json").read_text())
+    assert len(found["runs"]) == 1
+    assert found["unfinished"] is not None
+    monkeypatch.setattr(Bench, "_push", push)
+    again = CliRunner().invoke(app, command(tmp_path, "--repeats", "2", "--pipeline", OURS))
+    assert again.exit_code == 0, again.output
+    assert len(json.loads((tmp_path / "latency.json").read_text())["runs"]) == 2
+
+
+def test_a_page_without_marks_is_refused_before_the_work(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("nothing\n")
+    found = CliRunner().invoke(app, command(tmp_path, "--readme", str(page)))
+    assert found.exit_code == 2
+    assert "bench:latency" in found.stderr
+    assert not (tmp_path / "latency.json").exists()
