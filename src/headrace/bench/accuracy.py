@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from headrace import registry, video
+from headrace.bench.cuts import Cuts
 from headrace.bench.rows import Given, Oracle
 from headrace.bench.speaking import Marker, Tally, choose
 from headrace.bench.statistics import Outcome
@@ -53,6 +54,7 @@ class Setting:
         every_s: Seconds between two moments of asking.
         h264: Watch the stream through an H.264 file instead of its exact pixels.
         watches: Standing instructions per stream, at most.
+        cut_s: Seconds after which the stream jumps to another world, 0 where it stays in one; see ``bench.cuts``.
     """
 
     level: str = "standard"
@@ -60,6 +62,7 @@ class Setting:
     every_s: float = 4.0
     h264: bool = True
     watches: int = 2
+    cut_s: float = 0.0
 
     def __post_init__(self) -> None:
         if self.level not in LEVELS:
@@ -68,6 +71,10 @@ class Setting:
             raise ValueError(f"seconds: {self.seconds:g} s hold no moment of asking, one every {self.every_s:g} s")
         if self.watches < 0:
             raise ValueError(f"watches: must be 0 or more, not {self.watches}")
+        if self.cut_s:
+            Cuts(0, self.level, self.cut_s)
+            if self.h264 or self.watches:
+                raise ValueError("cut: such a stream has no file and nothing to watch for; add --exact --watches 0")
 
 
 @dataclass(slots=True)
@@ -120,8 +127,10 @@ def run_seed(
         One row per name.
 
     Raises:
-        ValueError: A name is wrong.
+        ValueError: A name is wrong, or cannot run on such a stream.
     """
+    if setting.cut_s and any("oracle" in name for name in names):
+        raise ValueError("oracle: knows the foreground of one world; a stream with cuts has many")
     world = World(FIRST_SEED + seed, LEVELS[setting.level])
     num = int(setting.seconds * TICKS_PER_SECOND)
     watched = choose(world, num, setting.watches)
@@ -130,7 +139,7 @@ def run_seed(
     states = {key: method.init(engine.backbone.spec) for key, method in encoders.items()}
     step = max(1, round(setting.every_s * TICKS_PER_SECOND))
     with torch.no_grad():
-        for frame in frames(world, num, h264=setting.h264):
+        for frame in _shown(world, num, setting):
             seen: dict[str, tuple[VisualTokens, float]] = {}
             for key, method in encoders.items():
                 start = time.perf_counter()
@@ -139,7 +148,7 @@ def run_seed(
             for lane in lanes:
                 lane.push(frame, seen)
             if (frame.index + 1) % step == 0:
-                for question in _questions(world, frame.index):
+                for question in _questions(world, frame.index, setting):
                     assert question.time_s == frame.time_s, "a question may only rest on what has been seen"
                     for lane in lanes:
                         lane.ask(question)
@@ -169,11 +178,20 @@ def _asked(seed: int, setting: Setting) -> Iterator[Question]:
     """Every question of a stream, in order."""
     world, step = World(seed, LEVELS[setting.level]), max(1, round(setting.every_s * TICKS_PER_SECOND))
     for tick in range(step - 1, int(setting.seconds * TICKS_PER_SECOND), step):
-        yield from _questions(world, tick)
+        yield from _questions(world, tick, setting)
 
 
-def _questions(world: World, tick: int) -> list[Question]:
+def _shown(world: World, num: int, setting: Setting) -> Iterator[Frame]:
+    """The frames that are watched."""
+    if setting.cut_s:
+        return Cuts(world.seed, setting.level, setting.cut_s).frames(num)
+    return frames(world, num, h264=setting.h264)
+
+
+def _questions(world: World, tick: int, setting: Setting) -> list[Question]:
     """What is asked at a moment: every kind, so that no answer is worth guessing."""
+    if setting.cut_s:
+        return Cuts(world.seed, setting.level, setting.cut_s).questions(tick)
     return questions(world, tick, kinds=tuple(ALL_KINDS), fair=True)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from headrace.bench.accuracy import Row, Setting
 from headrace.bench.speaking import Tally, total
-from headrace.bench.statistics import Accuracy, Outcome, accuracy
+from headrace.bench.statistics import Accuracy, Outcome, accuracy, difference
 from headrace.video.world import ALL_KINDS, GROUPS
 
 LAYOUT = 2  # what is asked and what a row holds; rows of another layout are passed over
@@ -63,20 +63,31 @@ class Ledger:
             file.write(json.dumps({"key": self._key, "row": values}) + "\n")
 
 
-def summarise(rows: Sequence[Row], names: Sequence[str], seeds: int) -> list[dict[str, Any]]:
+def summarise(rows: Sequence[Row], names: Sequence[str], seeds: int, *, against: str = "") -> list[dict[str, Any]]:
     """One object per pipeline over the first ``seeds`` streams, in the order of ``names``.
 
     ``accuracy`` is the mean over kinds, ``ci95`` half its 95 % interval, ``retention`` its share of dense's (None where
     dense did not run). ``speak_f1``, ``speak_precision`` and ``speak_recall`` are over the events of all standing
     instructions of all streams (None where nothing was watched). ``by_group`` is the mean over the kinds of a group;
-    the group of standing instructions has ``speak_f1``.
+    the group of standing instructions has ``speak_f1``. ``difference`` and ``difference_ci95`` compare with the
+    pipeline ``against``, question by question (None without it, and for itself).
     """
     found: dict[str, tuple[Accuracy, list[Row]]] = {}
     for name in names:
         own = [row for row in rows if row.name == name and row.seed < seeds]
         found[name] = (accuracy([x for row in own for x in row.outcomes]), own)
     dense = found["dense"][0].macro if "dense" in found else None
-    return [_object(name, score, own, dense) for name, (score, own) in found.items()]
+    objects = [_object(name, score, own, dense) for name, (score, own) in found.items()]
+    for item in objects:
+        other = () if item["pipeline"] == against or against not in found else _outcomes(found[against][1])
+        gap, ci95 = difference(_outcomes(found[item["pipeline"]][1]), other) if other else (None, None)
+        item.update(difference=gap, difference_ci95=ci95)
+    return objects
+
+
+def _outcomes(rows: Sequence[Row]) -> list[Outcome]:
+    """Outcomes of all streams, in the order of the streams."""
+    return [x for row in sorted(rows, key=lambda row: row.seed) for x in row.outcomes]
 
 
 def _object(name: str, score: Accuracy, own: list[Row], dense: float | None) -> dict[str, Any]:

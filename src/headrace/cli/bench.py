@@ -82,11 +82,18 @@ def accuracy(
     every: Annotated[float, typer.Option(help="Seconds between moments of asking.")] = 4.0,
     watches: Annotated[int, typer.Option(min=0, help="Standing instructions per stream.")] = 2,
     exact: Annotated[bool, typer.Option("--exact", help="Watch exact pixels instead of an H.264 file.")] = False,
+    cut_every: Annotated[
+        float, typer.Option(help="Seconds after which the stream jumps elsewhere; needs --exact --watches 0.")
+    ] = 0.0,
+    against: Annotated[str, typer.Option(help="Pipeline to compare the others with, question by question.")] = "",
     model: options.Model = "nano",
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     save: Annotated[Path | None, typer.Option(help="JSON-lines file to keep rows in; a re-run goes on.")] = None,
     readme: Annotated[Path | None, typer.Option(help="Rebuild the table in this Markdown file.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Draw accuracy against time per frame into this PNG, SVG or PDF file.")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Measure what each pipeline answers right on long synthetic streams, when it speaks up, and what it costs.
@@ -96,12 +103,16 @@ def accuracy(
     from headrace.bench.accuracy import Setting, majority_row, run_seed
     from headrace.bench.ledger import Ledger, summarise
     from headrace.bench.machine import machine
+    from headrace.bench.picture import check, draw
     from headrace.bench.table import replace_between
     from headrace.engine import load
 
+    if picture is not None:
+        check(picture)
+
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
-    setting = Setting(level=level, seconds=seconds, every_s=every, h264=not exact, watches=watches)
-    names = list(dict.fromkeys(name.strip() for name in pipelines.split(",") if name.strip()))
+    setting = Setting(level=level, seconds=seconds, every_s=every, h264=not exact, watches=watches, cut_s=cut_every)
+    names = list(dict.fromkeys(name.strip() for name in (*pipelines.split(","), against) if name.strip()))
     engine = load(model, dtype=dtype, device=device)
     ledger = Ledger(save, engine.backbone.spec.fingerprint, setting)
     for seed in range(seeds):
@@ -113,16 +124,21 @@ def accuracy(
             with out.progress(f"stream {seed + 1} of {seeds}", int(seconds * 2)) as move:
                 for row in run_seed(engine, missing, seed, setting, progress=move):
                     ledger.add(row)
-    found = summarise(ledger.rows, names, seeds)
+    against = against.strip()
+    found = summarise(ledger.rows, names, seeds, against=against)
     for result in found:
         out.object("result", **result)
-    text = _accuracy_table(found, f"{model}, {level} level, {seeds} streams of {seconds:g} s", machine())
+    what = f"{model}, {level} level, {seeds} streams of {seconds:g} s"
+    what += f" with a cut every {cut_every:g} s" if cut_every else ""
+    text = _accuracy_table(found, what, machine(), against)
     out.line(text)
     if readme is not None:
         replace_between(readme, "bench:accuracy", text)
+    if picture is not None:
+        draw(found, picture, title=f"{what}, {found[0]['questions']} questions")
 
 
-def _accuracy_table(found: list[dict[str, Any]], what: str, at: dict[str, Any]) -> str:
+def _accuracy_table(found: list[dict[str, Any]], what: str, at: dict[str, Any], against: str) -> str:
     from headrace.bench.table import table
 
     rows = []
@@ -132,6 +148,7 @@ def _accuracy_table(found: list[dict[str, Any]], what: str, at: dict[str, Any]) 
             [
                 f"`{row['pipeline']}`",
                 f"{100 * row['accuracy']:.1f} ± {100 * row['ci95']:.1f}",
+                *([_gap(row)] if against else []),
                 kept,
                 "" if row["speak_f1"] is None else f"{100 * row['speak_f1']:.1f}",
                 f"{row['tokens_per_frame']:.0f}",
@@ -142,6 +159,7 @@ def _accuracy_table(found: list[dict[str, Any]], what: str, at: dict[str, Any]) 
     header = [
         "pipeline",
         "accuracy, % (95 %)",
+        *([f"against `{against}`"] if against else []),
         "of dense",
         "speaking up, F1 %",
         "tokens per frame",
@@ -156,6 +174,13 @@ def _accuracy_table(found: list[dict[str, Any]], what: str, at: dict[str, Any]) 
         f" {at['threads']} threads, torch {at['torch']}, {at['date']}."
     )
     return table(header, rows) + "\n\n" + where
+
+
+def _gap(row: dict[str, Any]) -> str:
+    """Points by which a pipeline differs from the one it is compared with."""
+    if row["difference"] is None:
+        return ""
+    return f"{100 * row['difference']:+.1f} ± {100 * row['difference_ci95']:.1f}"
 
 
 def _table(result: dict[str, Any]) -> str:
