@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import logging
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -80,13 +81,8 @@ def ask(
       headrace ask clip.mp4 "What happens?" --pipeline stc --explain out/
     """
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
-    decoding = {
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "top_p": top_p,
-        "seed": seed,
-        "stop": tuple(stop or ()),
-    }
+    decoding: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
+    decoding["stop"] = tuple(stop or ())
     standing = Instructions(tuple(watch or ()), max_tokens)
     pipeline = standing.pipeline(pipeline) if resume is None else pipeline
     running = {"pipeline": pipeline, "settings": settings or (), "chunk_frames": chunk_frames, "memory_mb": memory_mb}
@@ -95,9 +91,7 @@ def ask(
     window = {"fps": fps, "start": start, "end": end, "realtime": realtime}
     weights = Weights(model, revision, offline, dtype, device)
     pace = Governing(target_ms, keep_up)
-    if not questions and not watch:
-        raise ValueError("ask: there is nothing to do; give a QUESTION, or --watch INSTRUCTION")
-    asks = _plan(questions or [], at or [], decoding)
+    asks = _plan(questions or [], at or [], decoding, watching=bool(watch))
     drawing = _drawing(out, explain, explain_every, explain_most)
     _run(
         out,
@@ -114,13 +108,15 @@ def ask(
     )
 
 
-def _plan(questions: list[str], at: list[float], decoding: dict[str, Any]) -> Any:
+def _plan(questions: list[str], at: list[float], decoding: dict[str, Any], *, watching: bool) -> Any:
     """Pair questions with times."""
     from headrace.cli.watching import Asking
     from headrace.types import Query
 
     if any(not 0 <= second < float("inf") for second in at):
         raise ValueError(f"--at: must be 0 seconds or more, not {min(at)}")
+    if not questions and not watching:
+        raise ValueError("ask: there is nothing to do; give a QUESTION, or --watch INSTRUCTION")
     if at and not questions:
         raise ValueError("--at: says when to ask, but there is no QUESTION")
     queries = [Query(question, **decoding) for question in questions]
@@ -182,11 +178,7 @@ def _run(
             opened = stack.enter_context(video.open(source, **window))
         standing.give(stream)
         out.object("start", source=opened.name, model=engine.backbone.spec.name, pipeline=str(stream.pipeline))
-
-        def answered(_: Any, answer: Any) -> None:
-            out.answer(answer)
-
-        title = f"{opened.name}   {weights.model}"
+        answered, title = _telling(out), f"{opened.name}   {weights.model}"
         drawn = contextlib.nullcontext() if explain is None else explain(engine, stream, title)
         with drawn, pace.of(stream, opened, out) as taker:
             result = watch(stream, opened, asks, out, answered=answered, stepped=out.report, through=taker)
@@ -207,6 +199,11 @@ def _run(
             also = pace.arguments() + standing.arguments()
             out.note(f"  {_again(source, asks, result.unasked, window, weights, folder, also=also)}")
         raise typer.Exit(130)
+
+
+def _telling(out: Output) -> Callable[[Any, Any], None]:
+    """What tells an answer."""
+    return lambda _, answer: out.answer(answer)
 
 
 def _pass_on_notes(out: Output) -> None:

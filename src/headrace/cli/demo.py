@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -55,16 +56,7 @@ def demo(
             right.append(matches(answer.text, ask.truth))
             out.answer(answer, truth=ask.truth, right=right[-1])
 
-        plan, seconds_shown = _plan(seed, seconds, every, per_stop), set[int]()
-
-        def stepped(report: Any) -> None:
-            judge.passed(report)
-            if as_json:
-                out.report(report)
-            elif int(report.time_s) not in seconds_shown:
-                seconds_shown.add(int(report.time_s))
-                out.line(step_line(report), style="dim")
-
+        plan, stepped = _plan(seed, seconds, every, per_stop), _telling(out, judge)
         quiet = Output(as_json=as_json, verbosity=-1)
         with pace.of(stream, source, out) as taker:
             result = watch(
@@ -83,6 +75,21 @@ def demo(
         raise typer.Exit(130)
     if totals:
         out.line('Try your own:  headrace ask VIDEO "QUESTION" --model llava-hf/llava-onevision-qwen2-0.5b-ov-hf')
+
+
+def _telling(out: Output, judge: Judge) -> Callable[[Any], None]:
+    """What tells a step: all of them to programs, one a second to people."""
+    shown = set[int]()
+
+    def stepped(report: Any) -> None:
+        judge.passed(report)
+        if out.as_json:
+            out.report(report)
+        elif int(report.time_s) not in shown:
+            shown.add(int(report.time_s))
+            out.line(step_line(report), style="dim")
+
+    return stepped
 
 
 def _plan(seed: int, seconds: float, every: float, per_stop: int) -> list[Any]:
