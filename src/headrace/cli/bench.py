@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from headrace.cli import latency, options
-from headrace.cli.failing import clean
+from headrace.cli.failing import clean, fail
 from headrace.cli.output import Output
 
 DEFAULT_ROWS = (
@@ -20,6 +20,18 @@ DEFAULT_ROWS = (
 
 app = typer.Typer(no_args_is_help=True, help="Measure the engine.")
 app.command("latency")(latency.latency)
+
+
+def _drawable(path: Path | None) -> Path | None:
+    """Refuse a picture that cannot be drawn before anything is measured."""
+    if path is not None:
+        from headrace.bench.picture import check
+
+        try:
+            check(path)
+        except ValueError as error:
+            fail(error)
+    return path
 
 
 @app.callback()
@@ -92,7 +104,8 @@ def accuracy(
     save: Annotated[Path | None, typer.Option(help="JSON-lines file to keep rows in; a re-run goes on.")] = None,
     readme: Annotated[Path | None, typer.Option(help="Rebuild the table in this Markdown file.")] = None,
     picture: Annotated[
-        Path | None, typer.Option(help="Draw accuracy against time per frame into this PNG, SVG or PDF file.")
+        Path | None,
+        typer.Option(help="Draw accuracy against time per frame into this PNG, SVG or PDF file.", callback=_drawable),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
@@ -103,12 +116,9 @@ def accuracy(
     from headrace.bench.accuracy import Setting, majority_row, run_seed
     from headrace.bench.ledger import Ledger, summarise
     from headrace.bench.machine import machine
-    from headrace.bench.picture import check, draw
+    from headrace.bench.picture import draw
     from headrace.bench.table import replace_between
     from headrace.engine import load
-
-    if picture is not None:
-        check(picture)
 
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
     setting = Setting(level=level, seconds=seconds, every_s=every, h264=not exact, watches=watches, cut_s=cut_every)
