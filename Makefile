@@ -39,9 +39,13 @@ format: $(READY) ## Sort imports, fix what ruff can fix, format
 	@$(BIN)/python -m ruff check --fix .
 	@$(BIN)/python -m ruff format .
 
-bench: $(READY) ## Measure overhead and accuracy, and rebuild the tables of the README
+bench: $(READY) ## Measure overhead, latency and accuracy; rebuild the tables of the README and the picture
+	@mkdir -p runs/bench
 	@$(BIN)/headrace bench overhead --save docs/results/overhead.json --readme README.md
-	@$(BIN)/headrace bench accuracy --readme README.md
+	@$(BIN)/headrace bench latency --save runs/bench/latency.json --readme README.md
+	@$(BIN)/headrace bench accuracy --save runs/bench/accuracy.jsonl --readme README.md \
+		--picture docs/results/accuracy-time.png
+	@mv runs/bench/latency.json runs/bench/accuracy.jsonl docs/results/ # a stopped bench goes on, a finished one is done
 
 nano: $(READY) ## Train the embedded model
 	@$(BIN)/headrace train nano
