@@ -28,7 +28,7 @@ def test_smoke_walks_the_whole_path(smoke):
     assert [phase for phase, share in seen if share == 1] == ["see", "bind", "follow", "watch"]
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert {row["phase"] for row in rows if "loss" in row} == {"see", "bind", "follow", "watch"}
-    assert 0 <= result["macro_8_frames"] <= 1
+    assert 0 <= result["macro"] <= 1
     assert (folder / "state.pt").exists()
 
 
@@ -65,6 +65,7 @@ def test_a_finished_run_is_not_trained_again(smoke):
         ({"steps": 1}, "steps"),
         ({"minutes": 1, "steps": 9}, "not both"),
         ({"threads": 0}, "threads"),
+        ({"drop": "stc"}, "mixed, uniform, none"),
         ({"device": "toaster"}, "toaster"),
     ],
 )

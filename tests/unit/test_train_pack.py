@@ -9,15 +9,18 @@ from headrace.backbones import plain
 from headrace.train import watch
 from headrace.train.answer import answered, loss, run_rows
 from headrace.train.clips import film, label, pixels
-from headrace.train.drop import SELECTORS, keep
+from headrace.train.drop import MIXES, SELECTORS, keep
 from headrace.train.nano import build_nano
 from headrace.train.notes import NoteHead, take_notes
 from headrace.train.pack import Ask, Clip, Words, pack
-from headrace.train.pool import Take
+from headrace.train.pool import Take, views
 from headrace.train.see import look
-from headrace.video.world import World
+from headrace.train.study import instruct
+from headrace.train.summary import AT, EVENTS, FAMILIES, SIZES, TEXTS, SummaryHead, summarise
+from headrace.train.summary import KINDS as SUMMARISED
+from headrace.video.world import ALL_INSTRUCTIONS, ALL_KINDS, World, happening, watches
 from headrace.video.world.generator import Draw
-from headrace.video.world.script import DIRECTIONS
+from headrace.video.world.script import COLOURS, DIRECTIONS
 
 WORLD, TICKS = World(2), list(range(5))
 ASKS = (
@@ -119,7 +122,7 @@ def test_dropped_tokens_leave_gaps(nano, shot):
 def test_answers_count_only_when_whole(nano, shot):
     batch = pack([clip_of(shot, ASKS)], nano[2])
     targets = batch.targets[batch.targets >= 0]
-    perfect = torch.nn.functional.one_hot(targets, 90).float()
+    perfect = torch.nn.functional.one_hot(targets, 120).float()
     assert answered(perfect, batch) == [True, True, True]
     spoiled = perfect.clone()
     spoiled[1] = 0  # "left" of "top left"
@@ -150,12 +153,13 @@ def test_a_third_of_the_selectors_is_uniform_and_no_method_is_among_them():
 
 def test_watch_clips_ask_only_about_what_they_show(shot):
     class FakePool:
-        takes = (shot, replace(shot))
+        takes = (shot, replace(shot), replace(shot))
 
-    for step in range(20):
-        for clip in watch.clips(FakePool(), Draw(step), 0.9, 2):
-            assert 1 <= len(clip.frames) <= 16
+    for step, mix in enumerate(tuple(MIXES) * 8):
+        for clip in watch.clips(FakePool(), Draw(step), 0.9, 2, mix):
+            assert 1 <= len(clip.frames) <= 64
             assert clip.kept.shape == (len(clip.frames), 64)
+            assert mix != "none" or clip.kept.all()
             assert all(0 <= ask.after < len(clip.frames) for ask in clip.asks)
 
 
@@ -175,9 +179,10 @@ def test_notes_say_what_happened():
             if not len(rows):
                 continue
             assert (rows == rows[0]).all()
-            way, fresh, newest, _, altered = rows[0].tolist()
+            way, fresh, newest, _, altered, worn = rows[0].tolist()
             assert fresh == (sprite.appears == tick)
             assert altered == (tick >= sprite.changes)
+            assert COLOURS[worn] == sprite.colour
             assert way == (list(DIRECTIONS).index(sprite.heading(tick)) if sprite.heading(tick) else -100)
             if newest == 1:
                 assert all(s.appears < sprite.appears for s in scene.sprites if s != sprite and s.appears <= tick)
@@ -190,6 +195,67 @@ def test_notes_reach_the_loss(nano, shot):
     batch = pack([clip, Clip(frames[:2], ASKS[1:2], kept[:2], take_notes(frames[:2]))], nano[2])
     assert (batch.notes[batch.newline] == -100).all()
     assert int((batch.notes[0] != -100).any(dim=1).sum()) == int((kept & (shot.sprites >= 0)).sum())
-    total, figures = loss(nano[0], NoteHead(256), batch)
+    total, figures = loss(nano[0], {"notes": NoteHead(256), "summary": SummaryHead(256)}, batch)
     assert total > figures["answers"]
     assert {"note fresh", "note way", "note altered"} <= set(figures)
+    assert not [name for name in figures if name.startswith("newline")]
+
+
+def scenes(seed: int, ticks: int) -> list[tuple[Take, int]]:
+    """The first ticks of a world as a clip, without features."""
+    world, frames = World(seed), []
+    while len(frames) < ticks:
+        scene = world.scene(len(frames))
+        part = tuple(range(scene.start, scene.stop))
+        empty = torch.zeros(len(part), 64)
+        take = Take(scene, part, 128, empty, empty, empty.bool(), empty.long())
+        frames += [(take, index) for index in range(len(part))]
+    return frames[:ticks]
+
+
+def test_a_summary_holds_the_answer_to_every_question_and_every_event():
+    frames = scenes(7, 60)
+    summary = summarise(frames)
+    assert summary.shape == (60, len(SIZES))
+    for number, view in enumerate(views(frames)):
+        row = summary[number]
+        for name in SUMMARISED:
+            answers = dict(ALL_KINDS[name](view))
+            for text, (kind, choices) in TEXTS.items():
+                if kind == name:
+                    told = int(row[AT[text]])
+                    assert answers.get(text) == (choices[told] if told >= 0 else None)
+        assert {text for text in EVENTS if row[AT[text]] == 1} == set(happening(view))
+    heard = {watch.text: watch.events_s for watch in watches(World(7), 0, 60, instructions=ALL_INSTRUCTIONS)}
+    assert heard == {text: tuple(i / 2 for i in range(60) if summary[i, AT[text]] == 1) for text in EVENTS}
+
+
+def test_a_summary_is_read_off_the_newline_rows(nano):
+    frames, head = scenes(7, 30), SummaryHead(256)
+    truth = summarise(frames)
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.zero_()
+    total, right = head.loss(torch.randn(30, 256), truth)
+    starts = torch.tensor([0, *SIZES]).cumsum(0)
+    expected: dict[str, list[float]] = {}
+    for column, name in enumerate(FAMILIES):
+        told = int((truth[:, column] >= 0).sum())
+        expected.setdefault(name, []).extend([float(torch.tensor(SIZES[column]).float().log())] * told)
+    whole = sum(sum(part) / len(part) for part in expected.values() if part) / len(expected)
+    assert abs(float(total.detach()) - whole) < 1e-4
+    rows = torch.eye(256)[:30]
+    with torch.no_grad():
+        for number in range(30):
+            for column in (truth[number] >= 0).nonzero().flatten().tolist():
+                head.weight[starts[column] + truth[number, column], number] = 5.0
+    total, right = head.loss(rows, truth)
+    assert set(right.values()) == {1.0}
+    assert total < 0.1
+
+
+def test_an_instruction_is_answered_when_it_comes_true_and_with_silence_else():
+    seen = views(scenes(7, 40))
+    drawn = [(view, *instruct(view, Draw(i))) for i, view in enumerate(seen)]
+    assert all(reply == happening(view).get(text, "") for view, text, reply in drawn)
+    assert 0.1 < sum(reply != "" for *_, reply in drawn) / len(drawn) < 0.6

@@ -89,7 +89,7 @@ def nano_config(vocab_size: int) -> LlavaOnevisionConfig:
         },
         text={
             "hidden_size": 256,
-            "num_hidden_layers": 4,
+            "num_hidden_layers": 6,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "intermediate_size": 768,

@@ -29,13 +29,16 @@ def nano(
     steps: Annotated[int | None, typer.Option(help="Steps in all, instead of minutes.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights and data.")] = 1,
     device: options.Device = "auto",
+    start: Annotated[str | None, typer.Option(help="Checkpoint to start from; nano is the embedded one.")] = None,
+    more: Annotated[bool, typer.Option("--more", help="Train a finished run on, for --minutes or --steps.")] = False,
+    drop: Annotated[str, typer.Option(help="Who drops tokens: mixed; uniform and none are controls.")] = "mixed",
     restart: Annotated[bool, typer.Option("--restart", help="Start anew instead of resuming.")] = False,
     smoke: Annotated[bool, typer.Option("--smoke", help="Run the whole path in seconds, for tests.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """Train nano on the synthetic world; Ctrl-C saves, and the same command goes on.
 
-    Example: headrace train nano runs/nano --minutes 90
+    Example: headrace train nano runs/nano --minutes 90, then headrace train nano runs/nano --more --minutes 60
     """
     from headrace.train import train_nano
 
@@ -50,11 +53,45 @@ def nano(
             device=device,
             resume=not restart,
             smoke=smoke,
+            start=start,
+            more=more,
+            drop=drop,
             progress=not as_json and context.obj.verbosity >= 0,
         )
     except KeyboardInterrupt:
         out.note(f"stopped; the run is saved in {folder}, the same command goes on")
         raise
     out.object("trained", folder=str(folder), **result)
-    for key, value in result.items():
-        out.line(f"{key:>30}  {value:.3f}" if isinstance(value, float) else f"{key:>30}  {value}")
+    out.line(f"checkpoint {result['checkpoint']}: held-out accuracy {result['macro']:.3f}, majority")
+    out.line(f"{result['majority']:.3f}, standing instructions F1 {result['speak_f1']:.3f}; the card has the rest")
+
+
+@app.command("measure")
+@clean
+def measure(
+    context: typer.Context,
+    *,
+    folder: Annotated[str, typer.Argument(help="A trained nano: a folder, or nano for the embedded one.")] = "nano",
+    clips: Annotated[int, typer.Option(min=2, help="Held-out clips per seed.")] = 400,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of held-out worlds.")] = 3,
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="Speak where silence is less likely.")] = 0.5,
+    as_json: options.Json = False,
+) -> None:
+    """Measure a trained nano on held-out worlds: by kind, length and level, and on standing instructions.
+
+    Example: headrace train measure nano --clips 100 --seeds 1
+    """
+    import torch
+
+    from headrace.train import measure_nano
+    from headrace.train.export import table
+
+    out = Output(as_json=as_json, verbosity=context.obj.verbosity)
+    torch.set_num_threads(context.obj.threads or torch.get_num_threads())
+    with out.progress("held-out worlds", seeds + 7) as move:
+        found = measure_nano(folder, clips=clips, seeds=seeds, threshold=threshold, report=lambda title: move())
+    out.object("measured", model=folder, **found.figures)
+    out.line(table(found))
+    spoken = found.spoken
+    out.line(f"standing instructions, {spoken.events} events: F1 {spoken.f1:.3f} within one frame, precision")
+    out.line(f"{spoken.precision:.3f}, recall {spoken.recall:.3f}, threshold {spoken.threshold}")

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headrace.train.notes import TAP, NoteHead
+from headrace.train import notes, summary
 from headrace.train.pack import Packed
 
 
-def run_rows(model: Any, batch: Packed, tapped: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+def run_rows(model: Any, batch: Packed, tapped: dict[int, Tensor] | None = None) -> tuple[Tensor, Tensor]:
     """Run the decoder and predict the rows that have a target.
 
     Walks the decoder's own sub-modules, so that clip rows never meet question rows and the last layer computes the
@@ -23,7 +23,7 @@ def run_rows(model: Any, batch: Packed, tapped: list[Tensor] | None = None) -> t
     Args:
         model: The LLaVA-OneVision model.
         batch: The packed clips.
-        tapped: Where to put the (B, V, D) visual rows after ``notes.TAP`` layers, or None.
+        tapped: Its keys are numbers of layers; gets the (B, V, D) visual rows after so many of them.
 
     Returns:
         (R, vocabulary) float32 logits and (R,) int64 targets, in the order of ``batch.targets``' filled places.
@@ -44,8 +44,8 @@ def run_rows(model: Any, batch: Packed, tapped: list[Tensor] | None = None) -> t
         mixed = _attend(layer.self_attn, layer.input_layernorm(rows), angles, biases, last)
         rows = (rows[:, clip:] if last else rows) + mixed
         rows = rows + layer.mlp(layer.post_attention_layernorm(rows))
-        if tapped is not None and number + 1 == TAP:
-            tapped.append(rows[:, start:clip])
+        if tapped is not None and number + 1 in tapped:
+            tapped[number + 1] = rows[:, start:clip]
     filled = batch.targets >= 0
     return model.lm_head(decoder.norm(rows[filled])).float(), batch.targets[filled]
 
@@ -89,18 +89,28 @@ def _turn(rows: Tensor, width: int, angles: Sequence[Tensor]) -> Tensor:
     return turned
 
 
-def loss(model: Any, notes: NoteHead, batch: Packed) -> tuple[Tensor, dict[str, float]]:
-    """Return the mean loss over answer tokens and notes, and the share of questions answered right, by kind."""
-    tapped: list[Tensor] = []
+def loss(model: Any, heads: Mapping[str, Any], batch: Packed) -> tuple[Tensor, dict[str, float]]:
+    """Return the mean loss over answer tokens and throw-away heads, and the share of questions right, by kind.
+
+    Args:
+        model: The LLaVA-OneVision model.
+        heads: ``notes`` and ``summary``, read where the batch says what they should read.
+        batch: The packed clips.
+    """
+    tapped = dict.fromkeys((notes.TAP, summary.TAP), batch.visual)
     with torch.autocast(batch.visual.device.type, torch.bfloat16):
         logits, targets = run_rows(model, batch, tapped)
     total = F.cross_entropy(logits, targets)
     figures = {"answers": float(total.detach())}
     if batch.notes is not None:
         told = (batch.notes >= 0).any(dim=2)
-        extra, noted = notes.loss(tapped[0][told], batch.notes[told])
+        extra, noted = heads["notes"].loss(tapped[notes.TAP][told], batch.notes[told])
         total = total + extra
         figures |= {f"note {name}": share for name, share in noted.items()}
+    if batch.summary is not None:
+        extra, noted = heads["summary"].loss(tapped[summary.TAP][batch.newline], batch.summary)
+        total = total + extra
+        figures |= {f"newline {name}": share for name, share in noted.items()}
     tally: dict[str, list[bool]] = defaultdict(list)
     for kind, right in zip((ask.kind for asks in batch.asks for ask in asks), answered(logits, batch), strict=True):
         tally[kind].append(right)

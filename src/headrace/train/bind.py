@@ -6,16 +6,15 @@ import torch
 
 from headrace.train.pack import Clip
 from headrace.train.pool import Pool
-from headrace.train.study import ask
-from headrace.video.world import View
+from headrace.train.study import ask_all
 from headrace.video.world.generator import Draw
 
-KINDS = {"colour": 4, "shape": 3, "where": 4, "count": 2, "digit": 1, "seen": 1}
+KINDS = {"colour": 4, "shape": 3, "where": 4, "count": 2, "digit": 1, "seen": 1, "relation": 3}
 QUESTIONS = 8
 
 
-def clips(pool: Pool, draw: Draw, share: float, num: int) -> list[Clip]:
-    """Draw the clips of one step; ``share`` of the phase is over."""
+def clips(pool: Pool, draw: Draw, share: float, num: int, mix: str) -> list[Clip]:
+    """Draw the clips of one step; nothing is dropped here."""
     return [_clip(pool, draw) for _ in range(num)]
 
 
@@ -24,7 +23,5 @@ def _clip(pool: Pool, draw: Draw) -> Clip:
     take = draw.pick(pool.takes)
     at = [draw.below(len(take.ticks)) for _ in range(2)]
     index = max(at, key=lambda i: len(take.scene.visible(take.ticks[i])))
-    view = View(take.scene, (take.ticks[index],), take.size)
-    found = [ask(view, draw, KINDS) for _ in range(QUESTIONS)]
-    asks = list(dict.fromkeys(question for question in found if question))
-    return Clip([(take, index)], asks, torch.ones(1, take.shown.shape[1], dtype=torch.bool))
+    frames = [(take, index)]
+    return Clip(frames, ask_all(frames, draw, KINDS, QUESTIONS), torch.ones(1, take.shown.shape[1], dtype=torch.bool))

@@ -6,12 +6,14 @@ Training worlds have seeds of ``TRAINING`` + a hash, so they are never smaller t
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from headrace.video.world import Level, Scene, World, render
@@ -21,7 +23,7 @@ from headrace.video.world.render import stencil
 from headrace.video.world.script import COLOURS, PANEL, SHAPES
 
 TRAINING, HELD_OUT = 1 << 40, 1 << 30
-GRID = 8  # visual tokens per side of a frame
+SIZE, GRID = 128, 8  # pixels and visual tokens per side of a frame as the tower gets it
 STANDARD, CROWDED = Level(), Level("crowded", sprites=(4, 6), radius=(8, 14))
 PLACES = tuple(
     name for row in ("top ", "", "bottom ") for name in (f"{row}left", row.strip() or "centre", f"{row}right")
@@ -34,9 +36,9 @@ def training_world(seed: int, *keys: int, crowded: bool = False) -> World:
     return World(TRAINING + fold((seed, *keys)) % TRAINING, CROWDED if crowded else STANDARD)
 
 
-def held_out_world(number: int) -> World:
-    """Return held-out world ``number``, 0 <= number < 2^20, at the standard level."""
-    return World(HELD_OUT + number)
+def held_out_world(number: int, level: Level | None = None) -> World:
+    """Return held-out world ``number``, 0 <= number < 2^20, at a level; standard when None."""
+    return World(HELD_OUT + number, level or STANDARD)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,15 +131,21 @@ def pixels(pictures: Tensor, generator: torch.Generator | None = None) -> Tensor
         generator: Where the blemishes are drawn from, None for none.
 
     Returns:
-        (T, 3, height, width) float32, -1..1.
+        (T, 3, 128, 128) float32, -1..1.
     """
-    values = pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
-    if generator is None:
-        return values
 
     def draw() -> float:
         return float(torch.rand((), generator=generator))
 
+    if generator is not None and draw() < 0.5:
+        quality = int(35 + 60 * draw())
+        pictures = torch.stack([_jpeg(picture, quality) for picture in pictures])
+    values = pictures.permute(0, 3, 1, 2).float()
+    if values.shape[-1] != SIZE:
+        values = F.interpolate(values, size=(SIZE, SIZE), mode="bicubic", antialias=True, align_corners=False)
+    values = values.clamp(0, 255) / 127.5 - 1
+    if generator is None:
+        return values
     if draw() < 0.3:
         size = values.shape[-2:]
         double = F.interpolate(values, scale_factor=2.0)
@@ -145,3 +153,10 @@ def pixels(pictures: Tensor, generator: torch.Generator | None = None) -> Tensor
     if draw() < 0.7:
         values = values + torch.randn(values.shape, generator=generator) * (0.06 * draw())
     return values * (0.95 + 0.1 * draw()) + (0.06 * draw() - 0.03)
+
+
+def _jpeg(picture: Tensor, quality: int) -> Tensor:
+    """Compress a (height, width, 3) uint8 picture and decompress it."""
+    file = io.BytesIO()
+    Image.fromarray(picture.numpy()).save(file, "JPEG", quality=quality)
+    return torch.from_numpy(np.array(Image.open(file)))

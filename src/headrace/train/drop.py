@@ -16,6 +16,7 @@ from headrace.train.pool import Take
 from headrace.video.world.generator import Draw
 
 SELECTORS = ("uniform",) * 7 + ("difference",) * 5 + ("noisy",) * 4 + ("exact",) * 4  # 35, 25, 20, 20 percent
+MIXES = {"mixed": SELECTORS, "uniform": ("uniform",), "none": ()}  # the last two are controls
 
 
 def keep(
@@ -53,20 +54,21 @@ def keep(
     return kept.reshape(change.shape)
 
 
-def drop(frames: Sequence[tuple[Take, int]], ratio: float, draw: Draw) -> Tensor:
+def drop(frames: Sequence[tuple[Take, int]], ratio: float, draw: Draw, mix: str = "mixed") -> Tensor:
     """Choose the tokens of a training clip with a drawn selector.
 
     Args:
         frames: (take, index of the frame in the take).
         ratio: Share to keep, 0 < ratio <= 1; 1 keeps all.
         draw: Where chance comes from.
+        mix: Who chooses, one of ``MIXES``; ``none`` keeps all.
 
     Returns:
         (T, 64) bool.
     """
     change = torch.stack([take.change[index] for take, index in frames])
     shown = torch.stack([take.shown[index] for take, index in frames])
-    if ratio == 1:
+    if ratio == 1 or mix == "none":
         return torch.ones_like(shown)
     change[0] = 255.0
-    return keep(draw.pick(SELECTORS), ratio, change, shown, torch.Generator().manual_seed(draw.below(1 << 60)))
+    return keep(draw.pick(MIXES[mix]), ratio, change, shown, torch.Generator().manual_seed(draw.below(1 << 60)))

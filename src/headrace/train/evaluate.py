@@ -11,9 +11,12 @@ from headrace.train.answer import answered, run_rows
 from headrace.train.clips import held_out_world
 from headrace.train.drop import keep
 from headrace.train.pack import Ask, Clip, Words, pack
-from headrace.train.pool import Take, take
-from headrace.video.world import KINDS, Score, View, draw_pair, majority, score
+from headrace.train.pool import Take, take, views
+from headrace.train.summary import EVENTS
+from headrace.video.world import ALL_KINDS, Level, Score, happening, majority, score
+from headrace.video.world.fair import odds
 from headrace.video.world.generator import Draw
+from headrace.video.world.score import num_met
 
 EVALUATE = 21  # purpose of a draw
 CROWD = 4  # things on the picture from which binding colour to shape is hard
@@ -25,25 +28,33 @@ class Measured:
 
     Attributes:
         title: What was measured, such as ``8 frames``.
-        model: The model's score.
-        majority: The score of the majority answer on the same questions.
-        crowd: Share of right answers to "what colour is the ..." where four things or more are on the picture, the
-            figure that tells binding from guessing, and the number of such questions.
+        results: (kind, truth, answer) of every question; a wrong answer is empty.
+        crowd: Whether "what colour is the ..." was answered right, for every such question with four things or more
+            on the picture: what tells binding from guessing.
     """
 
     title: str
-    model: Score
-    majority: Score
-    crowd: tuple[float, int]
+    results: tuple[tuple[str, str, str], ...]
+    crowd: tuple[bool, ...]
+
+    @property
+    def model(self) -> Score:
+        """The model's score."""
+        return score(self.results)
+
+    @property
+    def majority(self) -> Score:
+        """The score of each kind's most frequent answer on the same questions."""
+        return majority([(kind, truth) for kind, truth, _ in self.results])
 
 
-def held_out_clip(model: Any, number: int, frames: int) -> Clip:
+def held_out_clip(model: Any, number: int, frames: int, level: Level | None = None) -> Clip:
     """Build held-out clip ``number``: the last ``frames`` ticks of a stream at some moment, cuts included.
 
-    One question of every kind that is unambiguous from the clip's frames of the current scene is asked at the end,
-    with the answers as balanced as the world allows.
+    One question of every kind that is unambiguous from the clip's frames is asked at the end, and so many with common
+    answers are left out that guessing does not pay.
     """
-    world, draw = held_out_world(number), Draw(EVALUATE, number)
+    world, draw = held_out_world(number, level), Draw(EVALUATE, number)
     now = draw.between(frames + 20, frames + 200)
     ticks = range(now - frames + 1, now + 1)
     shown: list[tuple[Take, int]] = []
@@ -52,15 +63,62 @@ def held_out_clip(model: Any, number: int, frames: int) -> Clip:
         part = [tick for tick in ticks if scene.start <= tick < scene.stop]
         seen = take(model, world, part)
         shown += [(seen, index) for index in range(len(part))]
-    last: Take = shown[-1][0]
-    view = View(last.scene, last.ticks, last.size)
-    asks = []
-    for kind, find in KINDS.items():
-        pairs = find(view)
-        sure = kind in ("before", "changed", "seen") and len({answer for _, answer in pairs}) == 1
-        if pairs and not (sure and draw.chance(60)):
-            asks.append(Ask(frames - 1, kind, *draw_pair(pairs, draw)))
-    return Clip(shown, asks, torch.ones(frames, last.shown.shape[1], dtype=torch.bool))
+    share = odds(world.level, tuple(ALL_KINDS.values()))
+    view, asks = views(shown)[-1], []
+    for name, kind in ALL_KINDS.items():
+        found = kind.ask(view, draw)
+        if found and draw.below(1000) < share.get((name, found[1]), 1000):
+            asks.append(Ask(frames - 1, name, *found))
+    return Clip(shown, asks, torch.ones(frames, shown[0][0].shown.shape[1], dtype=torch.bool))
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """How well standing instructions were followed on held-out clips.
+
+    Attributes:
+        title: What was measured.
+        threshold: Speak where the probability of staying silent is below it.
+        f1, precision, recall: Over all instructions, an event counts as met within one frame.
+        events: Number of events.
+    """
+
+    title: str
+    threshold: float
+    f1: float
+    precision: float
+    recall: float
+    events: int
+
+
+@torch.no_grad()
+def listen(model: Any, words: Words, *, clips: int, frames: int, first: int = 0, threshold: float = 0.5) -> Spoken:
+    """Give every instruction before a held-out clip and decide after every frame whether to speak.
+
+    Args:
+        model: The LLaVA-OneVision model.
+        words: The tokenizer's ids.
+        clips: Number of clips, one world each.
+        frames: Frames of a clip.
+        first: Number of the first held-out world.
+        threshold: Speak where the probability of staying silent is below it.
+    """
+    met = said = events = 0
+    for number in range(first, first + clips):
+        clip = held_out_clip(model, number, frames)
+        happens = [happening(view) for view in views(clip.frames)]
+        asks = [Ask(at, "watch", text, "") for at in range(frames) for text in EVENTS]
+        batch = pack([Clip(clip.frames, asks, clip.kept)], words)
+        with torch.autocast(batch.visual.device.type, torch.bfloat16):
+            logits, _ = run_rows(model, batch)
+        speaks = (logits.softmax(dim=1)[:, words.stop] < threshold).reshape(frames, -1)
+        for column, text in enumerate(EVENTS):
+            spoken = [at for at in range(frames) if speaks[at, column]]
+            truth = [at for at in range(frames) if text in happens[at]]
+            met, said, events = met + num_met(spoken, truth), said + len(spoken), events + len(truth)
+    precision, recall = met / max(1, said), met / max(1, events)
+    f1 = 2 * met / max(1, said + events)
+    return Spoken(f"{frames} frames", threshold, f1, precision, recall, events)
 
 
 @torch.no_grad()
@@ -73,6 +131,7 @@ def evaluate(
     first: int = 0,
     ratio: float = 1.0,
     selector: str = "uniform",
+    level: Level | None = None,
 ) -> Measured:
     """Score the model on held-out clips.
 
@@ -84,14 +143,15 @@ def evaluate(
         first: Number of the first held-out world.
         ratio: Share of visual tokens kept, 0 < ratio <= 1.
         selector: Who chooses them, one of ``drop.SELECTORS``.
+        level: Of the worlds; standard when None.
 
     Returns:
-        The model's score, and that of the majority answer.
+        Every question with its answer.
     """
     results: list[tuple[str, str, str]] = []
     crowd: list[bool] = []
     for number in range(first, first + clips):
-        clip = held_out_clip(model, number, frames)
+        clip = held_out_clip(model, number, frames, level)
         if ratio < 1:
             clip = Clip(clip.frames, clip.asks, _dropped(clip, ratio, selector, number))
         batch = pack([clip], words)
@@ -103,9 +163,8 @@ def evaluate(
             results.append((ask.kind, ask.answer, ask.answer if right else ""))
             if crowded and ask.kind == "colour":
                 crowd.append(right)
-    title = f"{frames} frames" + (f", {ratio:.0%} kept ({selector})" if ratio < 1 else "")
-    guess = majority([(kind, truth) for kind, truth, _ in results])
-    return Measured(title, score(results), guess, (sum(crowd) / max(1, len(crowd)), len(crowd)))
+    title = f"{frames} frames" + (f", {level.name}" if level else "") + (f", {ratio:.0%} kept" if ratio < 1 else "")
+    return Measured(title, tuple(results), tuple(crowd))
 
 
 def _dropped(clip: Clip, ratio: float, selector: str, number: int) -> torch.Tensor:

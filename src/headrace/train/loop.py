@@ -56,6 +56,7 @@ class Run:
         seconds: Seconds that each finished phase took.
         at: (phase, step, seconds spent in it) of the checkpoint that was resumed, or None.
         optimiser: The optimiser's state in that checkpoint, until its phase goes on.
+        start: The checkpoint the run started from, empty when it started from nothing.
     """
 
     folder: Path
@@ -66,6 +67,7 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
     at: tuple[str, int, float] | None = None
     optimiser: dict[str, Any] | None = None
+    start: str = ""
 
     @property
     def state(self) -> Path:
@@ -81,7 +83,7 @@ class Run:
         """Write the checkpoint whole or not at all."""
         content = {name: part.state_dict() for name, part in parts.items()}
         partial = self.state.with_suffix(".part")
-        done = {"seed": self.seed, "finished": self.finished, "seconds": self.seconds, "at": at}
+        done = {"seed": self.seed, "finished": self.finished, "seconds": self.seconds, "at": at, "start": self.start}
         torch.save({"parts": content, **done}, partial)
         os.replace(partial, self.state)
 
@@ -89,16 +91,20 @@ class Run:
         """Read the checkpoint into modules, and where the run stood into this object.
 
         Raises:
-            ValueError: The checkpoint belongs to another seed.
+            ValueError: The checkpoint belongs to another seed, start or shape of nano.
         """
         content = torch.load(self.state, map_location=self.device, weights_only=True)
         if content["seed"] != self.seed:
             raise ValueError(f"{self.folder} holds a run with seed {content['seed']}, not {self.seed}")
-        for name, part in parts.items():
-            if name in content["parts"]:
+        if self.start not in ("", content.get("start", "")):
+            raise ValueError(f"{self.folder} holds a run that did not start from {self.start}; --restart starts anew")
+        try:
+            for name, part in parts.items():
                 part.load_state_dict(content["parts"][name])
-        self.finished, self.at = content["finished"], content["at"]
-        self.seconds = content.get("seconds", {})
+        except (KeyError, RuntimeError):
+            raise ValueError(f"{self.folder} holds a run of another shape of nano; --restart starts anew") from None
+        self.finished, self.at, self.start = content["finished"], content["at"], content["start"]
+        self.seconds = content["seconds"]
         self.optimiser = content["parts"].get("optimiser")
 
 

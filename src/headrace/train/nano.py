@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,11 @@ from rich.console import Console
 from headrace.backbones import plain
 from headrace.engine.engine import choose_device
 from headrace.train import bind, follow, see, watch
-from headrace.train.evaluate import evaluate
+from headrace.train.drop import MIXES
 from headrace.train.export import Trained, export
+from headrace.train.grow import grow
 from headrace.train.loop import Phase, Report, Run
+from headrace.train.measure import Findings, measure
 from headrace.train.notes import NoteHead
 from headrace.train.pack import Words
 from headrace.train.recipe import NANO, SMOKE, Recipe
@@ -22,7 +26,8 @@ from headrace.train.see import TokenHead
 from headrace.train.show import Bar, draw_curve
 from headrace.train.start import start_decoder
 from headrace.train.study import study
-from headrace.video.world import vocabulary
+from headrace.train.summary import SummaryHead
+from headrace.video.world import ALL_INSTRUCTIONS, ALL_KINDS, vocabulary
 
 STUDIES = {"bind": bind.clips, "follow": follow.clips, "watch": watch.clips}
 CROWDED = {"bind": 70, "follow": 40, "watch": 25}  # percent of worlds with many sprites
@@ -38,6 +43,9 @@ def train_nano(
     device: str = "cpu",
     resume: bool = True,
     smoke: bool = False,
+    start: str | Path | None = None,
+    more: bool = False,
+    drop: str = "mixed",
     progress: bool | Report = True,
 ) -> dict[str, Any]:
     """Train nano and export it.
@@ -51,14 +59,19 @@ def train_nano(
         device: Where to compute; ``auto`` takes an accelerator if there is one.
         resume: Go on with the run in the folder, if it holds one; False starts anew and forgets that run.
         smoke: Walk the whole path at once with almost no steps, to test it.
+        start: A checkpoint to start from instead of nothing, or ``nano`` for the embedded one: the phases that teach
+            to see and to bind are left out. It may know fewer words and have fewer layers.
+        more: Train a finished run on for ``minutes`` or ``steps``, with the last phase.
+        drop: Who drops tokens in training: ``mixed``, or the controls ``uniform`` and ``none``.
         progress: Show a bar, or a function that is called with (phase, share done, figures).
 
     Returns:
-        ``checkpoint`` (the folder to load), and held-out accuracies, macro over the kinds: ``macro_8_frames``,
-        ``macro_16_frames``, ``macro_8_frames_30_percent_kept``, ``majority_8_frames``.
+        ``checkpoint`` (the folder to load), and what ``measure.Findings.figures`` holds: held-out accuracy, macro over
+        the kinds (``macro``), by kind, of the majority answer, and ``speak_f1``.
 
     Raises:
-        ValueError: A number is out of range, the device is not there, or the folder holds a run of another seed.
+        ValueError: A number is out of range, the device is not there, the folder holds a run of another seed, or
+            ``more`` is given and there is no finished run.
         KeyboardInterrupt: Ctrl-C; the run has been saved and goes on with the same call.
     """
     if minutes is not None and steps is not None:
@@ -67,51 +80,96 @@ def train_nano(
         raise ValueError("minutes must be more than 0, and steps at least 4")
     if threads < 1:
         raise ValueError(f"threads must be at least 1, not {threads}")
-    recipe = SMOKE if smoke else NANO
+    if drop not in MIXES:
+        raise ValueError(f"drop must be one of {', '.join(MIXES)}, not {drop!r}")
+    recipe = replace(SMOKE if smoke else NANO, drop=drop)
     if smoke:
         steps, minutes = 8, None
     elif minutes is None and steps is None:
         minutes = 90.0
     torch.set_num_threads(threads)
-    run = Run(Path(folder), seed, choose_device(device))
+    origin = None if start is None else (embedded() if str(start) == "nano" else Path(start))
+    run = Run(Path(folder), seed, choose_device(device), start="" if start is None else str(start))
     run.folder.mkdir(parents=True, exist_ok=True)
     if not resume:
         for old in (run.state, run.folder / "log.jsonl"):
             old.unlink(missing_ok=True)
-    phases = recipe.phases(minutes, steps)
+    parts, tokenizer = _open(run, origin)
+    phases = recipe.phases(minutes, steps, first="follow" if run.start else "see")
+    if more:
+        phases = [_another(run, recipe, [phase.name for phase in phases], minutes, steps)]
     with contextlib.ExitStack() as stack:
         if progress is True:
             run.report = stack.enter_context(Bar([phase.name for phase in phases]))
         elif progress:
             run.report = progress
         try:
-            model, tokenizer = _train(run, phases, recipe)
+            _train(run, phases, recipe, parts, tokenizer)
         except KeyboardInterrupt:
             run.log(event="interrupted")
             if progress is True:
                 Console(stderr=True).print(f"stopped and saved in {run.folder}; the same command goes on from there")
             raise
     draw_curve(run.folder)
-    return finish(run, model, tokenizer, threads=threads, clips=4 if smoke else 400)
+    return finish(run, parts["model"], tokenizer, threads=threads, recipe=recipe, smoke=smoke)
 
 
 def build_nano(seed: int) -> tuple[dict[str, Any], Any]:
-    """Build nano with random weights and the throw-away heads (``model``, ``head``, ``notes``), and its tokenizer."""
-    tokenizer = plain.word_tokenizer(vocabulary())
+    """Build nano with random weights and the throw-away heads (``head``, ``notes``, ``summary``), and its tokenizer."""
+    tokenizer = plain.word_tokenizer(vocabulary(tuple(ALL_KINDS), ALL_INSTRUCTIONS))
     model = plain.build(plain.nano_config(len(tokenizer)), seed=seed)
     model.model.vision_tower.set_attn_implementation("eager")  # 256 rows: faster than the fused kernel on a CPU
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         width = model.config.text_config.hidden_size
-        return {"model": model, "head": TokenHead(width), "notes": NoteHead(width)}, tokenizer
+        heads = {"head": TokenHead(width), "notes": NoteHead(width), "summary": SummaryHead(width)}
+        return {"model": model, **heads}, tokenizer
 
 
-def _train(run: Run, phases: list[Phase], recipe: Recipe) -> tuple[Any, Any]:
+def embedded() -> Path:
+    """Return the folder of the checkpoint that comes with the package."""
+    return Path(str(files("headrace") / "weights" / "nano"))
+
+
+def measure_nano(folder: str | Path, **how: Any) -> Findings:
+    """Measure a trained nano on held-out worlds.
+
+    Args:
+        folder: A checkpoint, or ``nano`` for the embedded one.
+        **how: As ``measure.measure`` takes it.
+
+    Raises:
+        ValueError: The folder holds no such checkpoint.
+    """
+    path = embedded() if str(folder) == "nano" else Path(folder)
+    if not (path / "config.json").exists():
+        raise ValueError(f"{folder}: holds no checkpoint; give a folder that headrace train nano wrote, or nano")
+    model, tokenizer = plain.load(path)
+    return measure(model, Words(tokenizer), **how)
+
+
+def _open(run: Run, origin: Path | None) -> tuple[dict[str, Any], Any]:
+    """Build the parts of a run, from its state, from a checkpoint or from nothing."""
     parts, tokenizer = build_nano(run.seed)
-    for part in parts.values():
-        part.to(run.device)
     if run.state.exists():
         run.load(parts)
+    elif origin is not None:
+        grow(parts["model"], tokenizer, origin)
+    for part in parts.values():
+        part.to(run.device)
+    return parts, tokenizer
+
+
+def _another(run: Run, recipe: Recipe, names: list[str], minutes: float | None, steps: int | None) -> Phase:
+    """Return the next round of the last phase, or the one that was interrupted."""
+    if missing := [name for name in names if name not in run.finished]:
+        raise ValueError(f"{run.folder} holds no finished run: {missing[0]} is not over; train without --more first")
+    last = names[-1]
+    rounds = sum(name.split()[0] == last for name in run.finished)
+    return recipe.phase(last, 1.0, minutes, steps, number=rounds + 1)
+
+
+def _train(run: Run, phases: list[Phase], recipe: Recipe, parts: dict[str, Any], tokenizer: Any) -> None:
     model, head = parts["model"], parts["head"]
     words = Words(tokenizer)
     for phase in phases:
@@ -124,40 +182,27 @@ def _train(run: Run, phases: list[Phase], recipe: Recipe) -> tuple[Any, Any]:
             with torch.no_grad():
                 values, _ = see.batch(run.seed, -1, recipe.frames)
                 start_decoder(model, tokenizer, head, see.look(model, values.to(run.device)).flatten(0, 1))
+        kind = phase.name.split()[0]
         study(
             run,
             phase,
             parts,
             words,
-            STUDIES[phase.name],
-            clips=recipe.clips[phase.name],
-            fresh=recipe.fresh,
-            crowded=CROWDED[phase.name],
-            capacity=recipe.capacity,
+            STUDIES[kind],
+            clips=recipe.clips[kind],
+            recipe=recipe,
+            crowded=CROWDED[kind],
         )
-    return model, tokenizer
 
 
-def finish(run: Run, model: Any, tokenizer: Any, *, threads: int, clips: int) -> dict[str, Any]:
+def finish(run: Run, model: Any, tokenizer: Any, *, threads: int, recipe: Recipe, smoke: bool) -> dict[str, Any]:
     """Measure a trained model on held-out worlds and export it; returns what ``train_nano`` does."""
     words = Words(tokenizer)
     half = torch.bfloat16
     for weight in model.parameters():  # measure what is shipped
         weight.data = weight.data.to(half).to(weight.dtype)
-    measured = [
-        evaluate(model, words, clips=clips, frames=8),
-        evaluate(model, words, clips=clips, frames=16),
-        evaluate(model, words, clips=clips, frames=8, ratio=0.3, selector="noisy"),
-    ]
-    for part in measured:
-        run.log(event="measured", title=part.title, macro=part.model.macro, by_kind=part.model.by_kind)
-    trained = Trained(run.seed, dict(run.finished), dict(run.seconds), threads)
-    checkpoint = export(model, tokenizer, run.folder / "nano", trained, measured)
-    eight, sixteen, thinned = measured
-    return {
-        "checkpoint": str(checkpoint),
-        "macro_8_frames": eight.model.macro,
-        "macro_16_frames": sixteen.model.macro,
-        "macro_8_frames_30_percent_kept": thinned.model.macro,
-        "majority_8_frames": eight.majority.macro,
-    }
+    found = measure(model, words, clips=2 if smoke else 400, seeds=1 if smoke else 3)
+    run.log(event="measured", **found.figures)
+    trained = Trained(run.seed, dict(run.finished), dict(run.seconds), threads, run.start, recipe.drop)
+    checkpoint = export(model, tokenizer, run.folder / "nano", trained, found)
+    return {"checkpoint": str(checkpoint), **found.figures}

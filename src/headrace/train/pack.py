@@ -39,12 +39,14 @@ class Clip:
         asks: The questions.
         kept: (T, 64) bool, the visual tokens that are not dropped.
         notes: (T, 64, K) int64, what tokens could know of the past, or None.
+        summary: (T, K') int64, what the newline rows could know, or None.
     """
 
     frames: Sequence[tuple[Take, int]]
     asks: Sequence[Ask]
     kept: Tensor
     notes: Tensor | None = None
+    summary: Tensor | None = None
 
 
 class Words:
@@ -87,6 +89,7 @@ class Packed:
         groups: (B, 2 + V + Q) int64, -1 for padding.
         horizon: (B, 2 + V + Q) int64, last position of the clip that a row may look at.
         notes: (B, V, K) int64, what the visual rows could know of the past, -100 for nothing; None without notes.
+        summary: (R, K') int64, what the newline rows could know, in the order of ``newline``; None without.
         targets: (B, Q) int64, id that each question row should predict, -100 for none.
         asks: The questions of each clip.
     """
@@ -101,6 +104,7 @@ class Packed:
     targets: Tensor
     asks: list[Sequence[Ask]]
     notes: Tensor | None = None
+    summary: Tensor | None = None
 
     def mask(self) -> Tensor:
         """Return (B, 1, S, S) bool: which row (third axis) looks at which (last axis)."""
@@ -147,6 +151,8 @@ def pack(clips: Sequence[Clip], words: Words) -> Packed:
         for b in range(size):
             notes[b, : len(visual[b])][~newline[b]] = told[b]
         out = replace(out, notes=notes.to(device))
+    if clips[0].summary is not None:
+        out = replace(out, summary=torch.cat([c.summary for c in clips if c.summary is not None]).to(device))
     names = ("newline", "asked", "positions", "groups", "horizon", "targets")
     return replace(out, **{name: getattr(out, name).to(device) for name in names})
 

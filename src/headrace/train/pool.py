@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from headrace.train.clips import GRID, film, label, pixels, training_world
 from headrace.train.see import look
-from headrace.video.world import Scene, World
+from headrace.video.world import Scene, View, World
 from headrace.video.world.generator import Draw
 
 
@@ -88,3 +89,19 @@ class Pool:
             else:
                 self.takes[self._made % self._capacity] = new
             self._made += 1
+
+
+def views(frames: Sequence[tuple[Take, int]]) -> list[View]:
+    """Return what a viewer of a clip knows at the end of each of its frames."""
+    found: list[View] = []
+    before: Take | None = None
+    for take, index in frames:
+        if take is before:
+            old = found[-1]
+            view = View(take.scene, (*old.ticks, take.ticks[index]), take.size, old.past)
+        else:
+            past = (found[-1],) if found else ()
+            view = View(take.scene, (take.ticks[index],), take.size, past)
+        found.append(view)
+        before = take
+    return found

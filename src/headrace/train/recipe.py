@@ -18,6 +18,7 @@ class Recipe:
         clips: Clips per step of each later phase (for ``watch``: of 8 dense frames).
         fresh: New scenes per step of each later phase.
         capacity: Scenes held in the pool.
+        drop: Who drops tokens, one of ``drop.MIXES``.
     """
 
     shares: dict[str, float]
@@ -26,22 +27,26 @@ class Recipe:
     clips: dict[str, int]
     fresh: int
     capacity: int
+    drop: str = "mixed"
 
-    def phases(self, minutes: float | None, steps: int | None) -> list[Phase]:
-        """Cut a budget into phases."""
-        return [
-            Phase(
-                name,
-                self.rates[name],
-                steps=None if steps is None else max(1, round(share * steps)),
-                seconds=share * (minutes or 0.0) * 60,
-            )
-            for name, share in self.shares.items()
-        ]
+    def phases(self, minutes: float | None, steps: int | None, *, first: str = "see") -> list[Phase]:
+        """Cut a budget into phases, from the phase ``first`` on; what comes before it takes no share."""
+        names = list(self.shares)[list(self.shares).index(first) :]
+        whole = sum(self.shares[name] for name in names)
+        return [self.phase(name, self.shares[name] / whole, minutes, steps) for name in names]
+
+    def phase(self, name: str, share: float, minutes: float | None, steps: int | None, *, number: int = 1) -> Phase:
+        """Return a phase that takes a share of a budget; ``number`` tells a phase from its earlier rounds."""
+        return Phase(
+            name if number == 1 else f"{name} {number}",
+            self.rates[name],
+            steps=None if steps is None else max(1, round(share * steps)),
+            seconds=share * (minutes or 0.0) * 60,
+        )
 
 
 NANO = Recipe(
-    shares={"see": 0.28, "bind": 0.13, "follow": 0.21, "watch": 0.38},
+    shares={"see": 0.2, "bind": 0.1, "follow": 0.15, "watch": 0.55},
     rates={"see": 1.5e-3, "bind": 1e-3, "follow": 8e-4, "watch": 8e-4},
     frames=32,
     clips={"bind": 40, "follow": 20, "watch": 12},

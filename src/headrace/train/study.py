@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -10,32 +10,56 @@ from torch import Tensor
 from headrace.train.answer import loss
 from headrace.train.loop import Phase, Run, fit
 from headrace.train.pack import Ask, Clip, Words, pack
-from headrace.train.pool import Pool
-from headrace.video.world import KINDS, View, draw_pair
+from headrace.train.pool import Pool, Take, views
+from headrace.train.recipe import Recipe
+from headrace.train.summary import EVENTS
+from headrace.video.world import ALL_KINDS, View, happening
 from headrace.video.world.generator import Draw
 
-DrawClips = Callable[[Pool, Draw, float, int], list[Clip]]
+DrawClips = Callable[[Pool, Draw, float, int, str], list[Clip]]
 
 
-def ask(view: View, draw: Draw, weights: Mapping[str, int]) -> Ask | None:
+WATCH = "watch"  # stands among the kinds of question for a standing instruction
+
+
+def ask(after: int, view: View, draw: Draw, weights: Mapping[str, int]) -> Ask | None:
     """Draw a question of some kind about a view, asked after its last frame.
 
     Args:
+        after: Number of that frame in the clip.
         view: What has been seen.
         draw: Where chance comes from.
-        weights: How often each kind is tried, relative to the others.
+        weights: How often each kind is tried, relative to the others; ``WATCH`` is a kind.
 
     Returns:
-        The question with ``after`` counted in the view's frames, or None when three kinds in turn had none.
+        The question, or None when three kinds in turn had none.
     """
     bag = [kind for kind, weight in weights.items() for _ in range(weight)]
     for _ in range(3):
         kind = draw.pick(bag)
-        pairs = KINDS[kind](view)
-        sure = kind in ("before", "changed", "seen") and len({answer for _, answer in pairs}) == 1
-        if pairs and not (sure and draw.chance(60)):
-            return Ask(len(view.ticks) - 1, kind, *draw_pair(pairs, draw))
+        found = instruct(view, draw) if kind == WATCH else ALL_KINDS[kind].ask(view, draw)
+        if found:
+            return Ask(after, kind, *found)
     return None
+
+
+def instruct(view: View, draw: Draw) -> tuple[str, str]:
+    """Draw a standing instruction and what it says on the view's last picture: nothing, if it does not come true."""
+    happens = happening(view)
+    if happens and draw.chance(60):
+        text = draw.pick(sorted(happens))
+        return text, happens[text]
+    text = draw.pick(EVENTS)
+    return text, happens.get(text, "")
+
+
+def ask_all(frames: Sequence[tuple[Take, int]], draw: Draw, weights: Mapping[str, int], num: int) -> list[Ask]:
+    """Draw up to ``num`` questions about a clip, six of ten after its last frame."""
+    seen = views(frames)
+    last = len(frames) - 1
+    moments = [last if draw.chance(60) else draw.below(last + 1) for _ in range(num)]
+    found = [ask(after, seen[after], draw, weights) for after in moments]
+    return list(dict.fromkeys(question for question in found if question))
 
 
 def study(
@@ -46,34 +70,33 @@ def study(
     draw_clips: DrawClips,
     *,
     clips: int,
-    fresh: int,
+    recipe: Recipe,
     crowded: int,
-    capacity: int = 256,
 ) -> None:
     """Train the decoder, words and newline on clips; the tower stays as it is.
 
     Args:
         run: The run.
         phase: How long and how fast.
-        parts: ``model``, the LLaVA-OneVision model; ``head`` and ``notes``, the throw-away heads.
+        parts: ``model``, the LLaVA-OneVision model; ``notes`` and ``summary``, the throw-away heads.
         words: The tokenizer's ids.
-        draw_clips: From (pool, chance, share of the phase that is over, clips) to the clips of a step.
+        draw_clips: From (pool, chance, share of the phase that is over, clips, mix of selectors) to the clips
+            of a step.
         clips: Clips of one step.
-        fresh: New scenes looked at per step.
+        recipe: Sizes, and who drops tokens.
         crowded: Share of worlds with many sprites, in percent.
-        capacity: Scenes held in the pool.
     """
-    model, notes = parts["model"], parts["notes"]
-    core = model.model
+    model, core = parts["model"], parts["model"].model
     resumed = run.at[1] if run.at and run.at[0] == phase.name else 0
     number = sum(ord(letter) << 8 * place for place, letter in enumerate(phase.name[:6]))
-    pool = Pool(model, (run.seed, number, resumed), crowded=crowded, capacity=capacity)
-    pool.add(max(4, capacity // 8))
+    pool = Pool(model, (run.seed, number, resumed), crowded=crowded, capacity=recipe.capacity)
+    pool.add(max(4, recipe.capacity // 8))
 
     def step_loss(step: int, share: float) -> tuple[Tensor, dict[str, float]]:
-        pool.add(fresh)
-        drawn = draw_clips(pool, Draw(run.seed, number, step), share, clips)
-        return loss(model, notes, pack(drawn, words))
+        pool.add(recipe.fresh)
+        drawn = draw_clips(pool, Draw(run.seed, number, step), share, clips, recipe.drop)
+        return loss(model, parts, pack(drawn, words))
 
-    trained = [*core.language_model.parameters(), core.image_newline, *notes.parameters()]
+    heads = (*parts["notes"].parameters(), *parts["summary"].parameters())
+    trained = [*core.language_model.parameters(), core.image_newline, *heads]
     fit(run, phase, parts, trained, step_loss)

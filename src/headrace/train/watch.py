@@ -8,51 +8,59 @@ from __future__ import annotations
 
 from headrace.train.drop import drop
 from headrace.train.notes import take_notes
-from headrace.train.pack import Ask, Clip
+from headrace.train.pack import Clip
 from headrace.train.pool import Pool, Take
-from headrace.train.study import ask
-from headrace.video.world import View
+from headrace.train.study import WATCH, ask_all
+from headrace.train.summary import summarise
 from headrace.video.world.generator import Draw
 
 KINDS = {
-    "colour": 2, "shape": 2, "where": 3, "motion": 4, "count": 2, "latest": 3,
-    "first": 3, "before": 3, "digit": 1, "changed": 3, "seen": 2,
+    "colour": 1, "shape": 1, "where": 2, "motion": 3, "count": 3, "digit": 1, "relation": 2, "still": 4, "latest": 4,
+    "first": 4, "before": 4, "changed": 3, "seen": 2, "left": 5, "colour_before": 4, "how_many": 4, "after": 5,
+    "first_digit": 3, "digit_ago": 2, "scene_before": 4, WATCH: 10,
 }  # fmt: skip
-RATIOS = (1.0, 0.5, 0.3, 0.3, 0.15)
-QUESTIONS = 12
+RATIOS = (1.0, 1.0, 0.5, 0.3, 0.3, 0.15)
+ROWS = 720  # of a dense clip of 8 frames with its questions
+QUESTIONS, FRAMES_PER_QUESTION = 20, 3  # questions of a clip, and one more for every so many frames beyond 16
 
 
-def clips(pool: Pool, draw: Draw, share: float, num: int) -> list[Clip]:
-    """Draw the clips of one step, all of four to sixteen frames; ``share`` of the phase is over.
+def clips(pool: Pool, draw: Draw, share: float, num: int, mix: str) -> list[Clip]:
+    """Draw the clips of one step, all of four to 64 frames; ``share`` of the phase is over.
 
-    The step keeps one share of its tokens, and takes as many clips as fill the rows of ``num`` dense clips of 8.
+    The step keeps one share of its tokens, and takes as many clips as fill the rows of ``num`` dense clips of 8. Clips
+    of more than 16 frames come one in six times, in the second half of the phase, and mostly thinned.
     """
-    longest = 8 if share < 0.5 else 16
-    frames = draw.pick((4, 5, 6, 7, 8, 8, 8, longest, longest, draw.between(4, longest)))
+    longest = 8 if share < 0.2 else 16
+    frames = draw.pick((4, 6, 8, 8, longest, longest, draw.between(4, longest)))
     ratio = draw.pick(RATIOS)
-    rows = frames * (64 * ratio + 1) + 150
-    return [_clip(pool, draw, frames, ratio) for _ in range(max(1, int(num * 670 / rows)))]
+    if share > 0.5 and draw.chance(16):
+        frames, ratio = draw.pick((24, 32, 48, 64)), draw.pick((0.5, 0.3, 0.3, 0.15))
+    if mix == "none":
+        frames, ratio = min(frames, 32), 1.0
+    rows = frames * (64 * ratio + 1) + 200
+    return [_clip(pool, draw, frames, ratio, mix) for _ in range(max(1, int(num * ROWS / rows)))]
 
 
-def _clip(pool: Pool, draw: Draw, num: int, ratio: float) -> Clip:
-    """Draw ``num`` frames, in four of ten cases with a cut among them, and their questions."""
+def _clip(pool: Pool, draw: Draw, num: int, ratio: float, mix: str) -> Clip:
+    """Draw ``num`` frames, often with cuts among them, and their questions."""
+    frames = _stretch(pool, draw, num)
+    questions = QUESTIONS + max(0, num - 16) // FRAMES_PER_QUESTION
+    asks = ask_all(frames, draw, KINDS, questions)
+    return Clip(frames, asks, drop(frames, ratio, draw, mix), take_notes(frames), summarise(frames))
+
+
+def _stretch(pool: Pool, draw: Draw, num: int) -> list[tuple[Take, int]]:
+    """Draw frames as a viewer sees them: the end of a scene, whole scenes, the start of one; short ones may skip."""
     take = draw.pick(pool.takes)
-    gap = 2 if draw.chance(20) and num <= 6 else 1
-    earlier: list[tuple[Take, int]] = []
-    if draw.chance(40):
+    if num <= len(take.ticks) and draw.chance(45):
+        gap = 2 if draw.chance(20) and 2 * num <= len(take.ticks) else 1
+        first = draw.below(len(take.ticks) - gap * (num - 1)) if draw.chance(70) else 0
+        return [(take, first + gap * i) for i in range(num)]
+    current = min(num, len(take.ticks), draw.between(1, num))
+    frames = [(take, i) for i in range(current)]
+    while len(frames) < num:
         before = draw.pick(pool.takes)
-        length = min(draw.between(1, max(1, num - 3)), len(before.ticks))
-        earlier = [(before, i) for i in range(len(before.ticks) - length, len(before.ticks))]
-        first = 0
-    rest = min(num - len(earlier), (len(take.ticks) - 1) // gap + 1)
-    if not earlier:
-        first = draw.below(len(take.ticks) - gap * (rest - 1)) if draw.chance(60) else 0
-    indices = [first + gap * i for i in range(rest)]
-    asks: list[Ask] = []
-    for _ in range(QUESTIONS):
-        seen = rest if draw.chance(60) else draw.between(1, rest)
-        found = ask(View(take.scene, tuple(take.ticks[i] for i in indices[:seen]), take.size), draw, KINDS)
-        if found:
-            asks.append(Ask(found.after + len(earlier), found.kind, found.text, found.answer))
-    frames = earlier + [(take, i) for i in indices]
-    return Clip(frames, list(dict.fromkeys(asks)), drop(frames, ratio, draw), take_notes(frames))
+        if before is not frames[0][0]:
+            length = min(num - len(frames), len(before.ticks))
+            frames = [(before, i) for i in range(len(before.ticks) - length, len(before.ticks))] + frames
+    return frames

@@ -20,7 +20,14 @@ from headrace.video.world.render import render
 from headrace.video.world.score import Score, majority, matches, normalise, score
 from headrace.video.world.script import TICKS_PER_SECOND, Scene, Sprite, World
 from headrace.video.world.source import WorldSource, frames, open_world, write_video
-from headrace.video.world.watches import ALL_INSTRUCTIONS, INSTRUCTIONS, NEW_INSTRUCTIONS, Watch, watches
+from headrace.video.world.watches import (
+    ALL_INSTRUCTIONS,
+    INSTRUCTIONS,
+    NEW_INSTRUCTIONS,
+    Watch,
+    happening,
+    watches,
+)
 
 __all__ = [
     "ALL_INSTRUCTIONS",
@@ -46,6 +53,7 @@ __all__ = [
     "draw_pair",
     "foreground",
     "frames",
+    "happening",
     "look",
     "majority",
     "matches",

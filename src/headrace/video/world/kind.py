@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import string
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,6 +79,13 @@ def words(text: str) -> set[str]:
     for plain, key, _, _ in string.Formatter().parse(text):
         found |= set(plain.rstrip("?").split()) | set(FILLERS[key] if key else ())
     return found
+
+
+def texts(text: str) -> list[str]:
+    """Return every text that a text with placeholders may become."""
+    keys = [key for _, key, _, _ in string.Formatter().parse(text) if key]
+    fills = itertools.product(*(FILLERS[key] for key in keys))
+    return [text.format(**dict(zip(keys, fill, strict=True))) for fill in fills]
 
 
 def draw_pair(pairs: Pairs, draw: Draw) -> tuple[str, str]:

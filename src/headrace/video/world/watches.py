@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from headrace.video.world.scene import Scene
 from headrace.video.world.script import TICKS_PER_SECOND, World
 from headrace.video.world.sprite import SHAPES, Sprite
+from headrace.video.world.view import View
 
 # Those that the first nano was trained on, and those that came later.
 INSTRUCTIONS = (
@@ -63,7 +64,8 @@ def watches(world: World, start: int, stop: int, *, instructions: Sequence[str] 
             continue
         scene = world.scene(picture)
         cut = tick > start and tick == scene.start
-        for text in _happens(scene, picture, None if cut else before, seen) | ({CUT} if cut else set()):
+        found = _happens(scene, picture, None if cut else before, seen)
+        for text in set(found) | ({CUT} if cut else set()):
             if text in events:
                 events[text].append(tick)
         before = picture
@@ -73,18 +75,34 @@ def watches(world: World, start: int, stop: int, *, instructions: Sequence[str] 
     ]
 
 
-def _happens(scene: Scene, tick: int, before: int | None, seen: set[Sprite]) -> set[str]:
-    """Tell which instructions come true on a picture, given the one before of the same scene; extends ``seen``."""
-    fresh = {sprite for sprite in scene.visible(tick) if scene.clear(sprite, tick)} - seen
-    seen |= fresh
-    found = {APPEARS.format(shape=sprite.shape) for sprite in fresh}
+def happening(view: View) -> dict[str, str]:
+    """Return the instructions that come true on the last picture of a view, each with what there is to say.
+
+    Things that appear are named with their colour, other things by their shape, a digit by itself; the first picture
+    of a view is that of its scene, and of a cut where scenes before it are remembered.
+    """
+    last = view.ticks[-1]
+    seen = {sprite for tick in view.ticks[:-1] for sprite in view.scene.visible(tick) if view.scene.clear(sprite, tick)}
+    found = _happens(view.scene, last, view.ticks[-2] if len(view.ticks) > 1 else None, seen)
+    return found | ({CUT: "cut"} if len(view.ticks) == 1 and view.past else {})
+
+
+def _happens(scene: Scene, tick: int, before: int | None, seen: set[Sprite]) -> dict[str, str]:
+    """Return what comes true on a picture, given the one before of the same scene; extends ``seen``."""
+    fresh = [sprite for sprite in scene.visible(tick) if sprite not in seen and scene.clear(sprite, tick)]
+    seen |= set(fresh)
+    found = {APPEARS.format(shape=sprite.shape): f"{sprite.colour_at(tick)} {sprite.shape}" for sprite in fresh}
     if before is None:
         return found
     stayed = [sprite for sprite in scene.visible(tick) if sprite.visible(before)]
-    if any(sprite.colour_at(tick) != sprite.colour_at(before) for sprite in stayed):
-        found.add(COLOUR)
-    if len(stayed) < len(scene.visible(before)):
-        found.add(LEAVES)
+    if other := [sprite for sprite in stayed if sprite.colour_at(tick) != sprite.colour_at(before)]:
+        found[COLOUR] = _names(other)
+    if gone := [sprite for sprite in scene.visible(before) if sprite not in stayed]:
+        found[LEAVES] = _names(gone)
     if scene.digit(tick) != scene.digit(before):
-        found.add(DIGIT)
+        found[DIGIT] = str(scene.digit(tick))
     return found
+
+
+def _names(sprites: list[Sprite]) -> str:
+    return " ".join(sprite.shape for sprite in sprites)
