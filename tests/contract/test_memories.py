@@ -13,7 +13,7 @@ from contract.plays import LAYOUTS, Case, MemoryPlay, check_state, equal, frozen
 from contract.streams import NUM_STEPS, dice, place, places, text_rows, turn_of, wrapped
 from headrace import registry
 from headrace.cache import KVCache
-from headrace.engine.state import pack, same
+from headrace.engine.state import alias, pack, same
 from headrace.types import Cursor, Kind, LayerSpan, ModelSpec, Segment, Span, VisualTokens
 from reference.naive.decoder import DIM, HEAD_DIM, KV_HEADS, drive, spec, spell_out
 
@@ -225,6 +225,20 @@ def test_forked_contexts_go_their_own_ways(memory_case: Case):
     rest = forks[1].fork()
     assert equal(asked(rest, 6), asked(forks[1], 6))
     assert equal(frozen(forks[1].finish().layers), frozen(rest.finish().layers))
+
+
+def test_a_write_to_an_alias_can_be_taken_back(memory_case: Case):
+    """The engine writes a step to an alias while the step may still fail; then either of the two goes on."""
+    play = play_at(memory_case, memory_case.where)
+    want = run(play, play.init(), 1, range(10))[1][4:]
+    for thrown_away in (True, False):
+        state, _ = run(play, play.init(), 1, range(4))
+        other = alias(state)
+        assert same(other, state)
+        if thrown_away:
+            run(play, other, 2, range(4, 7))
+            other = state
+        assert equal(run(play, other, 1, range(4, 10))[1], want)
 
 
 BIG = (8, 8)
