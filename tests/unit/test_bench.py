@@ -21,7 +21,7 @@ from headrace.bench.accuracy import FIRST_SEED, Setting, majority_row, run_seed
 from headrace.bench.bare import BareModel
 from headrace.bench.ledger import Ledger, summarise
 from headrace.bench.overhead import overhead
-from headrace.bench.speaking import FRAME_S, Marker, Tally, choose, total
+from headrace.bench.speaking import choose
 from headrace.bench.statistics import Outcome, accuracy
 from headrace.bench.table import replace_between, table
 from headrace.engine import Engine, Stream
@@ -35,6 +35,7 @@ from headrace.video.world import (
     vocabulary,
     watches,
 )
+from headrace.video.world.marking import FRAME_S, Marker, Tally, total
 
 SETTING = Setting(seconds=6.0, every_s=3.0, h264=False)
 

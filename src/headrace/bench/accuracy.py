@@ -22,13 +22,14 @@ from torch import Tensor
 from headrace import registry, video
 from headrace.bench.cuts import Cuts
 from headrace.bench.rows import Given, Oracle
-from headrace.bench.speaking import Marker, Tally, choose
+from headrace.bench.speaking import choose
 from headrace.bench.statistics import Outcome
 from headrace.engine import Engine, Pipeline, Stream
 from headrace.engine.answering import Prompt, Said, answer
 from headrace.types import Frame, Query, VisualTokens
 from headrace.video.world import (
     ALL_KINDS,
+    GROUPS,
     LEVELS,
     TICKS_PER_SECOND,
     Question,
@@ -39,6 +40,7 @@ from headrace.video.world import (
     questions,
     write_video,
 )
+from headrace.video.world.marking import Marker, Tally
 
 FIRST_SEED = 1 << 29  # seeds from here up are neither trained on nor typed
 MAX_TOKENS = 8
@@ -55,6 +57,8 @@ class Setting:
         h264: Watch the stream through an H.264 file instead of its exact pixels.
         watches: Standing instructions per stream, at most.
         cut_s: Seconds after which the stream jumps to another world, 0 where it stays in one; see ``bench.cuts``.
+        kinds: Kinds of question, or groups of them (``real-time perception``, ``backward tracing``), with commas
+            between them; empty for all.
     """
 
     level: str = "standard"
@@ -63,6 +67,7 @@ class Setting:
     h264: bool = True
     watches: int = 2
     cut_s: float = 0.0
+    kinds: str = ""
 
     def __post_init__(self) -> None:
         if self.level not in LEVELS:
@@ -71,6 +76,11 @@ class Setting:
             raise ValueError(f"seconds: {self.seconds:g} s hold no moment of asking, one every {self.every_s:g} s")
         if self.watches < 0:
             raise ValueError(f"watches: must be 0 or more, not {self.watches}")
+        known = (*ALL_KINDS, *GROUPS)
+        if unknown := [name for name in self.kinds.split(",") if self.kinds and name not in known]:
+            raise ValueError(f"kinds: {unknown[0]!r} is unknown; known: {', '.join(known)}")
+        if self.kinds and self.cut_s:
+            raise ValueError("kinds: cannot be chosen on a stream with jumps; leave out one of the two")
         if self.cut_s:
             Cuts(0, self.level, self.cut_s)
             if self.h264 or self.watches:
@@ -118,7 +128,8 @@ def run_seed(
 
     Args:
         engine: The model.
-        names: Pipeline texts; ``oracle:KEEP`` may stand for a compressor; ``text-only`` sees no frame.
+        names: Pipeline texts, with settings behind them, such as ``recent:16+stc_pruner:0.3@memory.positions=repack``;
+            ``oracle:KEEP`` may stand for a compressor; ``text-only`` sees no frame.
         seed: Number of the stream, counted from 0.
         setting: What is measured.
         progress: Called after every frame.
@@ -148,7 +159,7 @@ def run_seed(
             for lane in lanes:
                 lane.push(frame, seen)
             if (frame.index + 1) % step == 0:
-                for question in _questions(world, frame.index, setting):
+                for question in asked(world, frame.index, setting):
                     assert question.time_s == frame.time_s, "a question may only rest on what has been seen"
                     for lane in lanes:
                         lane.ask(question)
@@ -178,7 +189,7 @@ def _asked(seed: int, setting: Setting) -> Iterator[Question]:
     """Every question of a stream, in order."""
     world, step = World(seed, LEVELS[setting.level]), max(1, round(setting.every_s * TICKS_PER_SECOND))
     for tick in range(step - 1, int(setting.seconds * TICKS_PER_SECOND), step):
-        yield from _questions(world, tick, setting)
+        yield from asked(world, tick, setting)
 
 
 def _shown(world: World, num: int, setting: Setting) -> Iterator[Frame]:
@@ -188,11 +199,12 @@ def _shown(world: World, num: int, setting: Setting) -> Iterator[Frame]:
     return frames(world, num, h264=setting.h264)
 
 
-def _questions(world: World, tick: int, setting: Setting) -> list[Question]:
+def asked(world: World, tick: int, setting: Setting) -> list[Question]:
     """What is asked at a moment: every kind, so that no answer is worth guessing."""
     if setting.cut_s:
         return Cuts(world.seed, setting.level, setting.cut_s).questions(tick)
-    return questions(world, tick, kinds=tuple(ALL_KINDS), fair=True)
+    wanted = [name for name, kind in ALL_KINDS.items() if {name, kind.group} & set(setting.kinds.split(","))]
+    return questions(world, tick, kinds=wanted or tuple(ALL_KINDS), fair=True)
 
 
 def frames(world: World, num: int, *, h264: bool) -> Iterator[Frame]:
@@ -274,10 +286,11 @@ def _blind(engine: Engine, stream: Stream, query: Query) -> str:
 
 def _parse(name: str, world: World) -> Pipeline:
     """Parse a pipeline text in which ``oracle:KEEP`` may stand for a compressor; its speaker takes instructions."""
-    parts = name.split("+")
+    text, *settings = name.split("@")
+    parts = text.split("+")
     oracles = [part for part in parts if part.partition(":")[0] == "oracle"]
     if not oracles:
-        pipeline = Pipeline.parse(name)
+        pipeline = Pipeline.parse(text, settings)
     else:
         keep: Any = registry.parse_value(oracles[0].partition(":")[2])
         rest = "+".join(part for part in parts if part not in oracles) or "dense"
@@ -285,7 +298,7 @@ def _parse(name: str, world: World) -> Pipeline:
         def shown(index: int, grid: tuple[int, int]) -> Tensor:
             return torch.from_numpy(foreground(world, index, grid)).flatten()
 
-        pipeline = dataclasses.replace(Pipeline.parse(rest), compressor=Oracle(keep=keep, foreground=shown))
+        pipeline = dataclasses.replace(Pipeline.parse(rest, settings), compressor=Oracle(keep=keep, foreground=shown))
     if pipeline.chunk_frames != 1:
         raise ValueError(f"pipeline {name!r}: the bench takes one frame per step")
     if not pipeline.speaker.reads_reply:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from headrace.bench.accuracy import Row, Setting
-from headrace.bench.speaking import Tally, total
 from headrace.bench.statistics import Accuracy, Outcome, accuracy, difference
 from headrace.video.world import ALL_KINDS, GROUPS
+from headrace.video.world.marking import Tally, total
 
 LAYOUT = 2  # what is asked and what a row holds; rows of another layout are passed over
 FORWARD = GROUPS[-1]
@@ -30,6 +30,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path | None, model: str, setting: Setting) -> None:
+        self.setting = setting
         self._path = path
         self._key = {"layout": LAYOUT, "model": model, **dataclasses.asdict(setting)}
         self.rows: list[Row] = []

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from headrace.cli import latency, options
 from headrace.cli.failing import clean, fail
 from headrace.cli.output import Output
+
+if TYPE_CHECKING:
+    from headrace.bench.ledger import Ledger
+    from headrace.engine import Engine
 
 DEFAULT_ROWS = (
     "dense,streamingllm:1040,recent:16,recent:4,recent:16+oracle:0.3,recent:16+stc_pruner:0.3,recent:16+uniform:0.3,"
@@ -80,13 +84,51 @@ def overhead(
         replace_between(readme, "bench:overhead", text)
 
 
+@app.command("agreement")
+@clean
+def agreement(
+    context: typer.Context,
+    *,
+    pipeline: options.PipelineText = "recent:16",
+    level: Annotated[str, typer.Option(help="Level of the world.")] = "standard",
+    seeds: Annotated[int, typer.Option(min=1, help="Streams.")] = 4,
+    seconds: Annotated[float, typer.Option(help="Length of a stream.")] = 60.0,
+    every: Annotated[float, typer.Option(help="Seconds between moments of asking.")] = 4.0,
+    model: options.Model = "nano",
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Ask the same questions over exact pixels and over an H.264 file, and count equal answers.
+
+    Example: headrace bench agreement --seeds 2
+    """
+    from headrace.bench.accuracy import Setting
+    from headrace.bench.agreement import agreement as compare
+    from headrace.engine import load
+
+    out = Output(as_json=as_json, verbosity=context.obj.verbosity)
+    setting = Setting(level=level, seconds=seconds, every_s=every)
+    engine = load(model, device=device)
+    with out.progress("exact pixels beside H.264", seeds * int(seconds * 2)) as move:
+        found = compare(engine, pipeline, seeds=seeds, setting=setting, progress=move)
+    out.object("agreement", **asdict(found))
+    out.line(f"{100 * found.share:.1f} % of {found.num} answers are equal; right on exact pixels {found.right[0]:.3f},")
+    out.line(f"on H.264 {found.right[1]:.3f}")
+    for kind, share in found.by_kind.items():
+        out.line(f"{kind:>14}  {100 * share:.1f} %")
+
+
 @app.command("accuracy")
 @clean
 def accuracy(
     context: typer.Context,
     *,
     pipelines: Annotated[
-        str, typer.Option(help="Pipelines with commas between them; also majority, text-only, oracle:KEEP.")
+        str,
+        typer.Option(
+            help="Pipelines with commas between them; NAME@ROLE.FIELD=VALUE sets a field; also majority, text-only,"
+            " oracle:KEEP."
+        ),
     ] = DEFAULT_ROWS,
     level: Annotated[str, typer.Option(help="Level of the world.")] = "standard",
     seeds: Annotated[int, typer.Option(min=1, help="Streams.")] = 4,
@@ -94,6 +136,7 @@ def accuracy(
     every: Annotated[float, typer.Option(help="Seconds between moments of asking.")] = 4.0,
     watches: Annotated[int, typer.Option(min=0, help="Standing instructions per stream.")] = 2,
     exact: Annotated[bool, typer.Option("--exact", help="Watch exact pixels instead of an H.264 file.")] = False,
+    kinds: Annotated[str, typer.Option(help="Kinds of question or groups of them, with commas; all by default.")] = "",
     cut_every: Annotated[
         float, typer.Option(help="Seconds after which the stream jumps elsewhere; needs --exact --watches 0.")
     ] = 0.0,
@@ -113,7 +156,7 @@ def accuracy(
 
     Example: headrace bench accuracy --pipelines dense,recent:4,uniform:0.3 --seeds 2
     """
-    from headrace.bench.accuracy import Setting, majority_row, run_seed
+    from headrace.bench.accuracy import Setting
     from headrace.bench.ledger import Ledger, summarise
     from headrace.bench.machine import machine
     from headrace.bench.picture import draw
@@ -121,19 +164,13 @@ def accuracy(
     from headrace.engine import load
 
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
-    setting = Setting(level=level, seconds=seconds, every_s=every, h264=not exact, watches=watches, cut_s=cut_every)
+    setting = Setting(
+        level=level, seconds=seconds, every_s=every, h264=not exact, watches=watches, cut_s=cut_every, kinds=kinds
+    )
     names = list(dict.fromkeys(name.strip() for name in (*pipelines.split(","), against) if name.strip()))
     engine = load(model, dtype=dtype, device=device)
     ledger = Ledger(save, engine.backbone.spec.fingerprint, setting)
-    for seed in range(seeds):
-        missing = [name for name in names if not ledger.has(name, seed)]
-        if "majority" in missing:
-            ledger.add(majority_row(seed, setting))
-            missing.remove("majority")
-        if missing:
-            with out.progress(f"stream {seed + 1} of {seeds}", int(seconds * 2)) as move:
-                for row in run_seed(engine, missing, seed, setting, progress=move):
-                    ledger.add(row)
+    _fill(out, ledger, engine, names, seeds=seeds)
     against = against.strip()
     found = summarise(ledger.rows, names, seeds, against=against)
     for result in found:
@@ -146,6 +183,22 @@ def accuracy(
         replace_between(readme, "bench:accuracy", text)
     if picture is not None:
         draw(found, picture, title=f"{what}, {found[0]['questions']} questions")
+
+
+def _fill(out: Output, ledger: Ledger, engine: Engine, names: list[str], *, seeds: int) -> None:
+    """Run what the ledger does not hold yet, stream by stream."""
+    from headrace.bench.accuracy import majority_row, run_seed
+
+    setting = ledger.setting
+    for seed in range(seeds):
+        missing = [name for name in names if not ledger.has(name, seed)]
+        if "majority" in missing:
+            ledger.add(majority_row(seed, setting))
+            missing.remove("majority")
+        if missing:
+            with out.progress(f"stream {seed + 1} of {seeds}", int(setting.seconds * 2)) as move:
+                for row in run_seed(engine, missing, seed, setting, progress=move):
+                    ledger.add(row)
 
 
 def _accuracy_table(found: list[dict[str, Any]], what: str, at: dict[str, Any], against: str) -> str:

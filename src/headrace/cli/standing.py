@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from headrace.cli.output import Output, seconds
 
 if TYPE_CHECKING:
-    from headrace.bench.speaking import Tally
     from headrace.engine import Stream
     from headrace.types import Event, Report
     from headrace.video.world import Watch
+    from headrace.video.world.marking import Tally
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Judge:
     """
 
     def __init__(self, out: Output, watch: Watch | None) -> None:
-        from headrace.bench.speaking import Marker
+        from headrace.video.world.marking import Marker
 
         self._out = out
         self._watch = watch
@@ -94,7 +94,7 @@ class Judge:
 
     def tally(self) -> Tally:
         """What it came to, over the events the stream has lived to see."""
-        from headrace.bench.speaking import Tally
+        from headrace.video.world.marking import Tally
 
         still = sum(time_s <= self._last_s for time_s in self._marker.open_s)
         return Tally(self._marker.hits, self._marker.alarms, self._num_missed + still)

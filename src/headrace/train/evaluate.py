@@ -16,7 +16,7 @@ from headrace.train.summary import EVENTS
 from headrace.video.world import ALL_KINDS, Level, Score, happening, majority, score
 from headrace.video.world.fair import odds
 from headrace.video.world.generator import Draw
-from headrace.video.world.score import num_met
+from headrace.video.world.marking import FRAME_S, Marker, Tally
 
 EVALUATE = 21  # purpose of a draw
 CROWD = 4  # things on the picture from which binding colour to shape is hard
@@ -103,7 +103,7 @@ def listen(model: Any, words: Words, *, clips: int, frames: int, first: int = 0,
         first: Number of the first held-out world.
         threshold: Speak where the probability of staying silent is below it.
     """
-    met = said = events = 0
+    tally = Tally()
     for number in range(first, first + clips):
         clip = held_out_clip(model, number, frames)
         happens = [happening(view) for view in views(clip.frames)]
@@ -113,12 +113,12 @@ def listen(model: Any, words: Words, *, clips: int, frames: int, first: int = 0,
             logits, _ = run_rows(model, batch)
         speaks = (logits.softmax(dim=1)[:, words.stop] < threshold).reshape(frames, -1)
         for column, text in enumerate(EVENTS):
-            spoken = [at for at in range(frames) if speaks[at, column]]
-            truth = [at for at in range(frames) if text in happens[at]]
-            met, said, events = met + num_met(spoken, truth), said + len(spoken), events + len(truth)
-    precision, recall = met / max(1, said), met / max(1, events)
-    f1 = 2 * met / max(1, said + events)
-    return Spoken(f"{frames} frames", threshold, f1, precision, recall, events)
+            marker = Marker([at * FRAME_S for at in range(frames) if text in happens[at]])
+            for at in range(frames):
+                if speaks[at, column]:
+                    marker.said(at * FRAME_S)
+            tally = tally + marker.tally()
+    return Spoken(f"{frames} frames", threshold, tally.f1, tally.precision, tally.recall, tally.hits + tally.missed)
 
 
 @torch.no_grad()

@@ -79,21 +79,3 @@ def majority(pairs: Sequence[tuple[str, str]]) -> Score:
         tally[kind][truth] += 1
     guess = {kind: found.most_common(1)[0][0] for kind, found in tally.items()}
     return score([(kind, truth, guess[kind]) for kind, truth in pairs])
-
-
-def num_met(spoken: Sequence[int], events: Sequence[int], *, within: int = 1) -> int:
-    """Count the events that are met, each by one utterance of its own at most ``within`` frames away.
-
-    Args:
-        spoken: Numbers of the frames after which something was said, ascending.
-        events: Numbers of the frames at which something happened, ascending.
-        within: How many frames early or late still counts.
-    """
-    met, left = 0, list(spoken)
-    for event in events:
-        while left and left[0] < event - within:
-            left.pop(0)
-        if left and left[0] <= event + within:
-            left.pop(0)
-            met += 1
-    return met
