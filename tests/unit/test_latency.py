@@ -277,6 +277,10 @@ def test_settings_that_measure_nothing_are_refused() -> None:
             Setting(lengths=lengths)
     with pytest.raises(ValueError, match="pipeline"):
         Setting(pipeline="dense")
+    with pytest.raises(ValueError, match="nope"):
+        Bench(dataclasses.replace(TINY, pipeline="nope"))
+    with pytest.raises(ValueError, match="gpt"):
+        Bench(dataclasses.replace(TINY, shape="gpt"))
 
 
 def command(tmp_path: Path, *more: str) -> list[str]:

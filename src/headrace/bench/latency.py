@@ -20,7 +20,7 @@ from headrace.backbones import adopt, plain
 from headrace.backbones.tower import run_tower
 from headrace.bench.products import Counting, Floor, Product, Products, decoder, flops
 from headrace.bench.space import check_room, needed_bytes
-from headrace.engine import Engine, Stream
+from headrace.engine import Engine, Pipeline, Stream
 from headrace.protocols import SelectiveEncoder
 from headrace.types import Frame, VisualTokens
 
@@ -139,23 +139,24 @@ class Bench:
 
     Args:
         setting: What is measured.
+        tell: Called with what is done next, once it is sure that it can be done.
 
     Raises:
         ValueError: The shape or the pipeline is wrong, or the model does not fit into memory.
     """
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: Setting, *, tell: Callable[[str], None] = lambda text: None) -> None:
         self.setting = setting
+        Pipeline.parse(setting.pipeline)
         config, place, dtype = plain.shape_config(setting.shape), torch.device(setting.device), _dtype(setting)
         what = f"{setting.shape} in {setting.dtype} with {setting.lengths[-1]} frames"
         check_room(what, needed_bytes(config, dtype, setting.lengths[-1]), place)
+        tell(f"building {setting.shape} and warming up")
         self._model = plain.build_large(config, dtype=dtype, device=place)
         self._backbone = Timed(adopt(self._model, plain.word_tokenizer([]), name=setting.shape))
         self._engine = Engine(self._backbone)
         self._names = [DENSE, setting.pipeline]
         self._tower: dict[str, dict[str, list[Products]]] = {}
-        for name in self._names:
-            self._engine.open(name).close()
 
     @property
     def device(self) -> torch.device:
@@ -166,10 +167,11 @@ class Bench:
     def warm_up(self, frames: Sequence[Frame]) -> None:
         """Take a few frames untimed, and count the matrix products of towers and projector."""
         streams = [self._engine.open(name) for name in self._names]
+        _, cache = plain.prefill(self._model, self._backbone.open().embeds)
         for frame in frames[:WARM_UP]:
             for stream in streams:
                 stream.push(frame)
-        plain.prefill(self._model, self._backbone.open().embeds)
+            plain.prefill(self._model, self._backbone.projected, cache)
         for name, stream in zip(self._names, streams, strict=True):
             self._tower[name] = self._count(stream, frames[: 1 if name == DENSE else COUNTED])
 

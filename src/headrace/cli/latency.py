@@ -50,8 +50,9 @@ def latency(
 ) -> None:
     """Compare a pipeline with dense and with transformers, stage by stage, at a real model's size.
 
-    Dense and the pipeline take turns frame by frame in one process, and share one copy of random weights. Floors are
-    the matrix products of a stage, measured alone. Ctrl-C keeps what is done in --save; the same command goes on.
+    Dense and the pipeline take turns frame by frame in one process and share one copy of random weights.
+    Floors are the matrix products of a stage, measured alone.
+    Ctrl-C keeps what is done in --save, and the same command goes on.
 
     Example: headrace --threads 2 bench latency --frames 4,8 --repeats 2 --save runs/latency.json
     """
@@ -107,8 +108,7 @@ def _measure(record: Record, repeats: int, save: Path | None, out: Output) -> No
     watch = partial(video.open, setting.source, fps=None if Path(setting.source).is_dir() else FRAMES_PER_SECOND)
     with watch() as opened:
         first = list(itertools.islice(opened, COUNTED))
-    out.note(f"building {setting.shape} and warming up")
-    bench = Bench(setting)
+    bench = Bench(setting, tell=out.note)
     bench.warm_up(first)
     pace = _pace(setting, repeats, len(record.runs), out)
     while len(record.runs) < repeats:
