@@ -343,7 +343,7 @@ def test_tuning_the_threshold():
 @pytest.mark.parametrize("text", ["", "  \n", "w1 <video>", "<|im_end|>"])
 def test_instructions_that_cannot_be_asked(text):
     stream = opened(num=1)
-    named = r"^watch: .*instruction" if text.strip() else r"^watch: instruction: is empty"
+    named = r"^watch: holds .* a control token" if text.strip() else r"^watch: is empty; give an instruction in words$"
     with pytest.raises(ValueError, match=named) as raised:
         stream.watch(text)
     assert "\n" not in str(raised.value)

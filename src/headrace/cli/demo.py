@@ -54,7 +54,7 @@ def demo(
 
         def answered(ask: Any, answer: Any) -> None:
             right.append(matches(answer.text, ask.truth))
-            out.answer(answer, truth=ask.truth, right=right[-1])
+            out.answer(answer, truth=ask.truth, right=right[-1], note=f"   {sum(right)} of {len(right)} right")
 
         plan, stepped = _plan(seed, seconds, every, per_stop), _telling(out, judge)
         quiet = Output(as_json=as_json, verbosity=-1)
@@ -96,9 +96,9 @@ def _plan(seed: int, seconds: float, every: float, per_stop: int) -> list[Any]:
     """Choose questions of many kinds, spread over the stream, with their true answers."""
     from headrace.cli.watching import Asking
     from headrace.types import Query
-    from headrace.video.world import KINDS, TICKS_PER_SECOND, World, questions
+    from headrace.video.world import ALL_KINDS, TICKS_PER_SECOND, World, questions
 
-    shown, kinds, plan = World(seed), list(KINDS), []
+    shown, kinds, plan = World(seed), list(ALL_KINDS), []
     step = max(1, int(every * TICKS_PER_SECOND))
     for stop, tick in enumerate(range(step - 1, int(seconds * TICKS_PER_SECOND), step)):
         turn = [kinds[(stop * per_stop + i) % len(kinds)] for i in range(len(kinds))]

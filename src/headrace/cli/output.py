@@ -53,8 +53,8 @@ class Output:
         if self.verbosity > 0:
             self.line(step_line(report), style="dim")
 
-    def answer(self, answer: Answer, *, truth: str | None = None, right: bool | None = None) -> None:
-        """Write a question and its answer."""
+    def answer(self, answer: Answer, *, truth: str | None = None, right: bool | None = None, note: str = "") -> None:
+        """Write a question and its answer; ``note`` stands behind the mark for people."""
         values = asdict(answer)
         self.object("answer", **values, **({} if truth is None else {"truth": truth, "right": right}))
         if self.as_json:
@@ -62,7 +62,7 @@ class Output:
         mark = "" if right is None else " ✓" if right else " ✗"
         colour = "green" if right is not False else "red"
         self.console.print(f"  {answer.time_s:7.2f} s  [bold]Q[/bold] {escape(answer.question)}")
-        told = "" if truth is None else f"   (truth: {escape(truth)}){mark}"
+        told = "" if truth is None else f"   (truth: {escape(truth)}){mark}{note}"
         self.console.print(
             f"             [bold]A[/bold] [{colour}]{escape(answer.text) or '(silence)'}[/{colour}]{told}"
         )

@@ -30,7 +30,8 @@ def stand(pipeline: Pipeline, backbone: Backbone, number: int, text: str, max_to
         query = Query(text, max_tokens=max_tokens, evidence=0)
         backbone.turn(query.text, Cursor())
     except ValueError as error:
-        raise ValueError(f"watch: {str(error).replace('question', 'instruction')}") from None
+        why = str(error).removeprefix("question: ").replace("a question", "an instruction")
+        raise ValueError(f"watch: {why}") from None
     return Standing(number, text, max_tokens, pipeline.speaker.init(backbone.spec))
 
 
