@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from headrace.cli.output import step_line
 from headrace.engine import Pipeline, load
 from headrace.methods.encoders.stc_adaptive import AdaptiveState, StcAdaptive
 from headrace.ops.grid import raster, spread
@@ -179,6 +180,7 @@ def test_the_report_says_what_was_spent():
                 stream.push(frame)
                 assert stream.report is not None
                 found.append(stream.report.spent)
+                assert ("tower" in step_line(stream.report)) == (pipeline != "dense")
         assert found == want
 
 

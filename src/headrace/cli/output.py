@@ -107,10 +107,11 @@ class Output:
 
 
 def step_line(report: Report) -> str:
-    """One line on a step: time, tokens, milliseconds per stage, memory."""
+    """One line on a step: time, tokens, milliseconds per stage, share of the dense tower where known, memory."""
     stages = "  ".join(f"{name} {ms:6.1f} ms" for name, ms in report.stage_ms.items() if name != "speak")
     tokens = f"{report.tokens_in:4d} -> {report.tokens_kept:4d} tokens"
-    return f"  {report.time_s:7.2f} s  {tokens}  {stages}  memory {size(report.memory_bytes)}"
+    tower = "" if report.spent is None else f"  tower {100 * report.spent:3.0f} %"
+    return f"  {report.time_s:7.2f} s  {tokens}  {stages}{tower}  memory {size(report.memory_bytes)}"
 
 
 def size(num_bytes: float) -> str:
