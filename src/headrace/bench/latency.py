@@ -202,7 +202,8 @@ class Bench:
         streams, index = {name: self._engine.open(name) for name in self._names}, -1
         _, cache = plain.prefill(self._model, self._backbone.open().embeds)
         for index, frame in enumerate(frames):
-            for name in self._names if index % 2 else reversed(self._names):
+            # by the parity of the index's bits, so that who comes first hangs together with no refresh interval
+            for name in self._names if index.bit_count() % 2 else reversed(self._names):
                 self._push(run, name, streams[name], frame)
             start = time.perf_counter()
             plain.prefill(self._model, self._backbone.dense, cache)

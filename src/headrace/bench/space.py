@@ -39,7 +39,8 @@ def needed_bytes(config: Any, dtype: torch.dtype, frames: int) -> int:
 def free_bytes(device: torch.device) -> int | None:
     """Memory that is free on a device, None where nothing tells."""
     if device.type != "cpu":
-        return int(torch.accelerator.get_memory_info(device)[0])
+        info = getattr(torch.accelerator, "get_memory_info", None)  # torch 2.8 has none
+        return None if info is None else int(info(device)[0])
     try:
         lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
         free = int(lines["MemAvailable"].split()[0]) * 1024
@@ -69,6 +70,7 @@ def peak_bytes(device: torch.device) -> dict[str, int]:
     """The most memory this process has held: ``resident``, and on an accelerator what its ``allocator`` gave out."""
     unit = 1 if sys.platform == "darwin" else 1024
     found = {"resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
-    if device.type != "cpu":
-        found["allocator"] = int(torch.accelerator.max_memory_allocated(device))
+    most = getattr(torch.accelerator, "max_memory_allocated", None)  # torch 2.8 has none
+    if device.type != "cpu" and most is not None:
+        found["allocator"] = int(most(device))
     return found
