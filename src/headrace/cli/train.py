@@ -25,7 +25,7 @@ def nano(
     context: typer.Context,
     *,
     folder: Annotated[Path, typer.Argument(help="Where checkpoints, log and result go.")] = Path("runs/nano"),
-    minutes: Annotated[float | None, typer.Option(help="How long to train in all; default 90.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="How long to train in all; default 180.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps in all, instead of minutes.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights and data.")] = 1,
     device: options.Device = "auto",
@@ -38,7 +38,7 @@ def nano(
 ) -> None:
     """Train nano on the synthetic world; Ctrl-C saves, and the same command goes on.
 
-    Example: headrace train nano runs/nano --minutes 90, then headrace train nano runs/nano --more --minutes 60
+    Example: headrace train nano runs/nano --minutes 180, then headrace train nano runs/nano --more --minutes 60
     """
     from headrace.train import train_nano
 

@@ -30,6 +30,7 @@ from headrace.train.summary import SummaryHead
 from headrace.video.world import ALL_INSTRUCTIONS, ALL_KINDS, vocabulary
 
 STUDIES = {"bind": bind.clips, "follow": follow.clips, "watch": watch.clips}
+MINUTES = 180.0  # of one thread
 CROWDED = {"bind": 70, "follow": 40, "watch": 25}  # percent of worlds with many sprites
 
 
@@ -52,7 +53,8 @@ def train_nano(
 
     Args:
         folder: The run's folder: ``log.jsonl``, ``curve.png``, ``state.pt``, and the checkpoint in ``nano/``.
-        minutes: How long to train in all; interruptions do not count. 90 when ``steps`` is not given either.
+        minutes: How long to train in all; interruptions do not count. 180 when ``steps`` is not given
+            either.
         steps: Steps in all, instead of minutes: the same steps give the same run, however fast the machine.
         seed: Seed of weights, worlds and order.
         threads: CPU threads.
@@ -86,7 +88,7 @@ def train_nano(
     if smoke:
         steps, minutes = 8, None
     elif minutes is None and steps is None:
-        minutes = 90.0
+        minutes = MINUTES
     torch.set_num_threads(threads)
     origin = None if start is None else (embedded() if str(start) == "nano" else Path(start))
     run = Run(Path(folder), seed, choose_device(device), start="" if start is None else str(start))

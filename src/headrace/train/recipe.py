@@ -46,7 +46,7 @@ class Recipe:
 
 
 NANO = Recipe(
-    shares={"see": 0.2, "bind": 0.1, "follow": 0.15, "watch": 0.55},
+    shares={"see": 0.14, "bind": 0.08, "follow": 0.13, "watch": 0.65},
     rates={"see": 1.5e-3, "bind": 1e-3, "follow": 8e-4, "watch": 8e-4},
     frames=32,
     clips={"bind": 40, "follow": 20, "watch": 12},

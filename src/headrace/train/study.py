@@ -46,7 +46,7 @@ def ask(after: int, view: View, draw: Draw, weights: Mapping[str, int]) -> Ask |
 def instruct(view: View, draw: Draw) -> tuple[str, str]:
     """Draw a standing instruction and what it says on the view's last picture: nothing, if it does not come true."""
     happens = happening(view)
-    if happens and draw.chance(60):
+    if happens and draw.chance(35):
         text = draw.pick(sorted(happens))
         return text, happens[text]
     text = draw.pick(EVENTS)

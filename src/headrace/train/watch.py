@@ -16,8 +16,8 @@ from headrace.video.world.generator import Draw
 
 KINDS = {
     "colour": 1, "shape": 1, "where": 2, "motion": 3, "count": 3, "digit": 1, "relation": 2, "still": 4, "latest": 4,
-    "first": 4, "before": 4, "changed": 3, "seen": 2, "left": 5, "colour_before": 4, "how_many": 4, "after": 5,
-    "first_digit": 3, "digit_ago": 2, "scene_before": 4, WATCH: 10,
+    "first": 4, "before": 4, "changed": 3, "seen": 2, "left": 6, "colour_before": 4, "how_many": 4, "after": 5,
+    "first_digit": 4, "digit_ago": 2, "scene_before": 3, WATCH: 16,
 }  # fmt: skip
 RATIOS = (1.0, 1.0, 0.5, 0.3, 0.3, 0.15)
 ROWS = 720  # of a dense clip of 8 frames with its questions
@@ -31,7 +31,7 @@ def clips(pool: Pool, draw: Draw, share: float, num: int, mix: str) -> list[Clip
     of more than 16 frames come one in six times, in the second half of the phase, and mostly thinned.
     """
     longest = 8 if share < 0.2 else 16
-    frames = draw.pick((4, 6, 8, 8, longest, longest, draw.between(4, longest)))
+    frames = draw.pick((4, 6, 8, (8 + longest) // 2, longest, longest, draw.between(4, longest)))
     ratio = draw.pick(RATIOS)
     if share > 0.5 and draw.chance(16):
         frames, ratio = draw.pick((24, 32, 48, 64)), draw.pick((0.5, 0.3, 0.3, 0.15))
@@ -51,11 +51,12 @@ def _clip(pool: Pool, draw: Draw, num: int, ratio: float, mix: str) -> Clip:
 
 def _stretch(pool: Pool, draw: Draw, num: int) -> list[tuple[Take, int]]:
     """Draw frames as a viewer sees them: the end of a scene, whole scenes, the start of one; short ones may skip."""
-    take = draw.pick(pool.takes)
+    take = max((draw.pick(pool.takes) for _ in range(3)), key=lambda t: len(t.ticks))
     if num <= len(take.ticks) and draw.chance(45):
         gap = 2 if draw.chance(20) and 2 * num <= len(take.ticks) else 1
         first = draw.below(len(take.ticks) - gap * (num - 1)) if draw.chance(70) else 0
         return [(take, first + gap * i) for i in range(num)]
+    take = draw.pick(pool.takes)
     current = min(num, len(take.ticks), draw.between(1, num))
     frames = [(take, i) for i in range(current)]
     while len(frames) < num:
