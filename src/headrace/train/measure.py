@@ -65,8 +65,7 @@ def measure(
     Args:
         model: The LLaVA-OneVision model.
         words: The tokenizer's ids.
-        clips: Clips per seed; half as many for other lengths, fewer tokens and other levels, a quarter for standing
-            instructions.
+        clips: Clips per seed; a quarter of that for everything else.
         seeds: Seeds of held-out worlds for the main figure; no world belongs to two.
         threshold: Speak where the probability of staying silent is below it.
         report: Called with the title of what has been measured.
@@ -75,7 +74,7 @@ def measure(
     for number in range(seeds):
         main.append(evaluate(model, words, clips=clips, frames=FRAMES, first=number * clips))
         report(f"seed {number + 1}")
-    half = max(2, clips // 2)
+    fewer = max(2, clips // 4)
     others: list[Measured] = []
     for title, frames, how in (
         ("8 frames", 8, {}),
@@ -85,8 +84,8 @@ def measure(
         ("easy", FRAMES, {"level": LEVELS["easy"]}),
         ("hard", FRAMES, {"level": LEVELS["hard"]}),
     ):
-        others.append(replace(evaluate(model, words, clips=half, frames=frames, **how), title=title))
+        others.append(replace(evaluate(model, words, clips=fewer, frames=frames, **how), title=title))
         report(title)
-    spoken = listen(model, words, clips=max(2, clips // 4), frames=FRAMES, threshold=threshold)
+    spoken = listen(model, words, clips=fewer, frames=FRAMES, threshold=threshold)
     report("standing instructions")
     return Findings(tuple(main), tuple(others), spoken)
