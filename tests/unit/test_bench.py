@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 import headrace
 from headrace import video
@@ -22,8 +24,9 @@ from headrace.bench.bare import BareModel
 from headrace.bench.ledger import Ledger, summarise
 from headrace.bench.overhead import overhead
 from headrace.bench.speaking import choose
-from headrace.bench.statistics import Outcome, accuracy
+from headrace.bench.statistics import Outcome, accuracy, quantile
 from headrace.bench.table import replace_between, table
+from headrace.cli import app
 from headrace.engine import Engine, Stream
 from headrace.video.world import (
     ALL_INSTRUCTIONS,
@@ -197,9 +200,29 @@ def test_accuracy_by_hand() -> None:
     outcomes = [Outcome("a", 0, True), Outcome("a", 1, False), Outcome("b", 0, True), Outcome("b", 1, True)]
     found = accuracy(outcomes)
     assert (found.macro, found.micro, found.by_kind) == (0.75, 0.75, {"a": 0.5, "b": 1.0})
-    # Stream 0 pulls the mean by +1/8, stream 1 by -1/8; two streams, so the variance is doubled.
-    assert found.ci95 == pytest.approx(1.96 * math.sqrt(2 * 2 / 64))
+    # Stream 0 pulls the mean by +1/8, stream 1 by -1/8; two streams, so the variance is doubled, with one degree left.
+    assert found.ci95 == pytest.approx(12.7062 * math.sqrt(2 * 2 / 64))
+    assert accuracy([x for x in outcomes if x.seed == 0] + [Outcome("a", 0, False)]).ci95 == pytest.approx(
+        1.96 * math.sqrt(0.25 / 2 / 4), rel=1e-4
+    )
     assert accuracy(outcomes[:1] * 4).ci95 == 0.0
+
+
+def test_an_interval_of_a_few_streams_holds_what_it_says() -> None:
+    """Student's quantiles, as every table has them; and 95 of 100 intervals hold the truth, however few the streams."""
+    table = {1: 1.96, 2: 12.706, 3: 4.303, 4: 3.182, 6: 2.571, 11: 2.228, 12: 2.201, 21: 2.086, 25: 2.064, 121: 1.980}
+    assert all(abs(quantile(num) - wanted) < 1e-3 for num, wanted in table.items())
+    assert [quantile(num) for num in range(2, 60)] == sorted((quantile(num) for num in range(2, 60)), reverse=True)
+    chance = random.Random(4)
+    for streams in (3, 4, 8):
+        held = 0
+        for _ in range(400):
+            shares = [min(1.0, max(0.0, chance.gauss(0.7, 0.15))) for _ in range(streams)]
+            found = accuracy(
+                [Outcome("a", i, chance.random() < share) for i, share in enumerate(shares) for _ in "x" * 30]
+            )
+            held += abs(found.macro - 0.7) <= found.ci95
+        assert 0.92 <= held / 400 <= 0.98
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3), st.booleans()), min_size=1, max_size=40))
@@ -279,3 +302,13 @@ def test_tables_replace_what_stood_there(tmp_path: Path) -> None:
     assert page.read_text() == "a\n<!-- t -->\n| x |\n| --- |\n| 1 |\n<!-- /t -->\nb\n"
     with pytest.raises(ValueError, match="holds no"):
         replace_between(page, "u", "")
+
+
+@pytest.mark.parametrize("name", ["accuracy", "overhead"])
+def test_a_page_without_marks_is_refused_before_the_work(name: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("nothing\n")
+    model = ["--model", "nowhere"] if name == "accuracy" else ["--model-shape", "nowhere"]
+    found = CliRunner().invoke(app, ["bench", name, *model, "--readme", str(page)])
+    assert found.exit_code == 2
+    assert f"bench:{name}" in found.stderr

@@ -40,5 +40,6 @@ def test_rows_take_settings_and_kinds(nano: Engine) -> None:
     kinds = {outcome.kind for outcome in rows[0].outcomes}
     assert "digit" in kinds
     assert all(kind == "digit" or ALL_KINDS[kind].group == "backward tracing" for kind in kinds)
-    with pytest.raises(ValueError, match="tea"):
-        Setting(kinds="digit,tea")
+    for wrong in ("tea", "forward active responding"):  # the latter is what standing instructions are for
+        with pytest.raises(ValueError, match=f"kinds: '{wrong}' is unknown"):
+            Setting(kinds=f"digit,{wrong}")

@@ -101,7 +101,7 @@ def test_difference_by_hand() -> None:
     # Kind a: +1 of 4, kind b: +1 of 2; stream 0 is as far above the mean as stream 1 below.
     assert gap == (0.25 + 0.5) / 2
     pull = ((1 - 2 * 0.25) / 4 + (1 - 0.5) / 2) / 2
-    assert math.isclose(ci95, 1.96 * math.sqrt(2 * pull**2 * 2))
+    assert math.isclose(ci95, 12.7062 * math.sqrt(2 * pull**2 * 2))  # two streams: one degree of freedom
     assert difference(ours, ours) == (0.0, 0.0)
     for other in ([], theirs[:-1], outcomes({("a", 0): [True] * 6})):
         with pytest.raises(ValueError, match="same questions"):

@@ -76,7 +76,7 @@ class Setting:
             raise ValueError(f"seconds: {self.seconds:g} s hold no moment of asking, one every {self.every_s:g} s")
         if self.watches < 0:
             raise ValueError(f"watches: must be 0 or more, not {self.watches}")
-        known = (*ALL_KINDS, *GROUPS)
+        known = (*ALL_KINDS, *(group for group in GROUPS if any(kind.group == group for kind in ALL_KINDS.values())))
         if unknown := [name for name in self.kinds.split(",") if self.kinds and name not in known]:
             raise ValueError(f"kinds: {unknown[0]!r} is unknown; known: {', '.join(known)}")
         if self.kinds and self.cut_s:
@@ -200,7 +200,7 @@ def _shown(world: World, num: int, setting: Setting) -> Iterator[Frame]:
 
 
 def asked(world: World, tick: int, setting: Setting) -> list[Question]:
-    """What is asked at a moment: every kind, so that no answer is worth guessing."""
+    """What is asked at a moment: every chosen kind, and so that no answer is worth guessing where nothing jumps."""
     if setting.cut_s:
         return Cuts(world.seed, setting.level, setting.cut_s).questions(tick)
     wanted = [name for name, kind in ALL_KINDS.items() if {name, kind.group} & set(setting.kinds.split(","))]

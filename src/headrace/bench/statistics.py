@@ -7,6 +7,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+NORMAL = 1.959964  # 97.5 % of a normal distribution lie below
+STUDENT = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)  # with 1, 2, ... 10 degrees
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -40,7 +43,8 @@ def accuracy(outcomes: Sequence[Outcome]) -> Accuracy:
     """Average outcomes.
 
     The interval treats the streams as the sample: questions on one stream hang together, so the variance is taken
-    between streams wherever there are at least two, and from the binomial of each kind otherwise.
+    between streams wherever there are at least two (with Student's quantile: a few streams know little of how much
+    streams differ), and from the binomial of each kind otherwise.
 
     Raises:
         ValueError: There are no outcomes.
@@ -54,7 +58,7 @@ def accuracy(outcomes: Sequence[Outcome]) -> Accuracy:
     return Accuracy(
         macro=sum(by_kind.values()) / len(by_kind),
         micro=sum(x.right for x in outcomes) / len(outcomes),
-        ci95=1.96 * math.sqrt(_variance(kinds, by_kind)),
+        ci95=quantile(len({x.seed for x in outcomes})) * math.sqrt(_variance(kinds, by_kind)),
         by_kind=by_kind,
         num=len(outcomes),
     )
@@ -86,7 +90,23 @@ def difference(ours: Sequence[Outcome], theirs: Sequence[Outcome]) -> tuple[floa
             pull[unit] += (value - mean[kind]) / len(found) / len(kinds)
     units = len(pull)
     variance = sum(value**2 for value in pull.values()) * units / max(1, units - 1)
-    return sum(mean.values()) / len(mean), 1.96 * math.sqrt(variance)
+    return sum(mean.values()) / len(mean), quantile(units) * math.sqrt(variance)
+
+
+def quantile(num: int) -> float:
+    """Return by how many standard errors a 95 % interval reaches to each side, for ``num`` independent units.
+
+    Student's distribution with ``num`` - 1 degrees of freedom; a single unit has no spread of its own, so there the
+    variance must be known otherwise and the normal distribution stands in. Beyond ten degrees by the series of Cornish
+    and Fisher, to 1e-3.
+    """
+    degrees, z = num - 1, NORMAL
+    if degrees < 1:
+        return z
+    if degrees <= len(STUDENT):
+        return STUDENT[degrees - 1]
+    series = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + sum(term / degrees**power for power, term in enumerate(series, start=1))
 
 
 def _variance(kinds: dict[str, list[Outcome]], by_kind: dict[str, float]) -> float:

@@ -63,9 +63,11 @@ def overhead(
     """
     from headrace.bench import overhead as bench
     from headrace.bench.machine import machine
-    from headrace.bench.table import replace_between
+    from headrace.bench.table import check_marks, replace_between
     from headrace.engine.engine import choose_device, choose_dtype
 
+    if readme is not None:
+        check_marks(readme, "bench:overhead")
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
     place = choose_device(device)
     kind = choose_dtype(dtype, place, model_shape)
@@ -160,9 +162,11 @@ def accuracy(
     from headrace.bench.ledger import Ledger, summarise
     from headrace.bench.machine import machine
     from headrace.bench.picture import draw
-    from headrace.bench.table import replace_between
+    from headrace.bench.table import check_marks, replace_between
     from headrace.engine import load
 
+    if readme is not None:
+        check_marks(readme, "bench:accuracy")
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
     setting = Setting(
         level=level, seconds=seconds, every_s=every, h264=not exact, watches=watches, cut_s=cut_every, kinds=kinds
