@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,29 @@ def test_a_resumed_stream_goes_on_watching(model: str, tmp_path: Path, speaks_at
     assert (code, stderr) == (0, "")
     spoke = [(x["time_s"], x["number"]) for x in objects(stdout) if x["event"] == "spoke"]
     assert spoke == [(3.0, 1), (3.5, 2)]
+
+
+class StopsAfter:
+    """Ctrl-C after so many frames."""
+
+    def __init__(self, num: int) -> None:
+        self._left = num
+
+    def is_set(self) -> bool:
+        self._left -= 1
+        return self._left <= 0
+
+
+@pytest.mark.parametrize(("num", "asked"), [(2, True), (4, False)])
+def test_going_on_watching_asks_only_what_is_open(model: str, tmp_path: Path, monkeypatch, num: int, asked: bool):
+    monkeypatch.setattr("headrace.cli.watching.graceful", lambda source: nullcontext(StopsAfter(num)))
+    watched = ("--watch", SEES, "--state", str(tmp_path / "s"), "--model", model, "--max-tokens", "1")
+    code, _, stderr = run("ask", "world:7,seconds=9", "what", "--at", "0.5", *watched)
+    assert code == 130
+    hint = shlex.split(stderr.splitlines()[-1])
+    question = ["what", "--at", "0.5"] if asked else []
+    again = [*question, "--resume", str(tmp_path / "s"), "--watch", SEES, "--model", model]
+    assert hint == ["headrace:", "headrace", "ask", "world:7,seconds=9", *again]
 
 
 def test_the_demo_marks_what_it_says(model: str, speaks_at) -> None:

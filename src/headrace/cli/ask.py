@@ -196,8 +196,8 @@ def _run(
     if result.interrupted:
         if stream.num_frames:
             out.note(f"stopped at {stream.state.time_s:g} s and saved to {folder}; to go on:")
-            also = pace.arguments() + standing.arguments()
-            out.note(f"  {_again(source, asks, result.unasked, window, weights, folder, also=also)}")
+            left, also = result.unasked or ([] if standing.texts else asks), pace.arguments() + standing.arguments()
+            out.note(f"  {_again(source, left, window, weights, folder, also=also)}")
         raise typer.Exit(130)
 
 
@@ -227,17 +227,9 @@ def _check_running(running: dict[str, Any], resume: Path | None) -> None:
 
 
 def _again(
-    source: str,
-    asks: Any,
-    unasked: Any,
-    window: dict[str, Any],
-    weights: Weights,
-    folder: Path | None,
-    *,
-    also: list[str],
+    source: str, left: Any, window: dict[str, Any], weights: Weights, folder: Path | None, *, also: list[str]
 ) -> str:
-    """The command that goes on with a saved stream and asks what is still open."""
-    left = unasked or asks
+    """The command that goes on with a saved stream and asks what is left."""
     command = ["headrace", "ask", source, *dict.fromkeys(asking.query.text for asking in left)]
     for asking in left:
         command += [] if asking.at_s is None else ["--at", f"{asking.at_s:g}"]
