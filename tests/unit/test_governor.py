@@ -252,6 +252,16 @@ def test_whole_numbers_stay_whole_and_share_the_range():
     assert all(type(keep) is int for keep in keeps)
 
 
+@pytest.mark.parametrize("text", ["stc_cacher:1+uniform:1.0", "stc_adaptive:1+uniform:1.0"])
+def test_a_whole_number_in_a_field_of_shares_is_a_share(text: str):
+    spec, whole, real = SimulatedStream().spec, Pipeline.parse(text), Pipeline.parse(text.replace(":1+", ":1.0+"))
+    turned = dials.notches(whole, spec, dials.VISION)
+    assert turned == dials.notches(real, spec, dials.VISION)
+    assert len(turned) == 2 + dials.NUM_NOTCHES
+    for notch in turned:
+        whole.tuned(**notch.values)
+
+
 def test_only_changes_are_told():
     told = []
     stream = SimulatedStream(load=lambda frame: 2.5 if 60 <= frame < 160 else 1.0, prices=STEEP)
@@ -299,7 +309,15 @@ def test_torch_threads_are_lowered_under_load_and_come_back():
         for index in range(150):
             governor.push(blank(index))
         assert seen == {1, 2}
-        governor.close()
-        assert torch.get_num_threads() == 2
+
+        def closed(**values: object) -> None:
+            raise ValueError("this stream is closed")
+
+        torch.set_num_threads(1)
+        stream.tune(compressor={"keep": 0.4})
+        stream.tune = closed
+        with pytest.raises(ValueError, match="closed"):
+            governor.close()
+        assert torch.get_num_threads() == 2, "they belong to the process, not to the stream"
     finally:
         torch.set_num_threads(1)

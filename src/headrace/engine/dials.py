@@ -6,6 +6,7 @@ stages share a dial, so that two dials remain: ``vision`` (the encoder) and ``de
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -101,10 +102,14 @@ def _efforts(pipeline: Pipeline, spec: ModelSpec, group: str) -> Iterator[tuple[
     for role, method in pipeline.methods().items():
         if group_of(role) != group:
             continue
+        kinds = {field.name: str(field.type) for field in dataclasses.fields(method)}
         for field, (cheapest, fullest) in method.effort.items():
             value = getattr(method, field)
             if isinstance(value, int) and isinstance(cheapest, float):
-                cheapest, fullest = max(1, round(cheapest * tokens)), max(1, round(fullest * tokens))
+                if "int" in kinds[field]:
+                    cheapest, fullest = max(1, round(cheapest * tokens)), max(1, round(fullest * tokens))
+                else:  # a whole number given for a field of floats counts nothing
+                    value = float(value)
             yield role, field, value, cheapest, cheapest > fullest
 
 
