@@ -175,8 +175,7 @@ def accuracy(
     engine = load(model, dtype=dtype, device=device)
     ledger = Ledger(save, engine.backbone.spec.fingerprint, setting)
     _fill(out, ledger, engine, names, seeds=seeds)
-    against = against.strip()
-    found = summarise(ledger.rows, names, seeds, against=against)
+    found = summarise(ledger.rows, names, seeds, against=against.strip())
     for result in found:
         out.object("result", **result)
     what = f"{model}, {level} level, {seeds} streams of {seconds:g} s"
