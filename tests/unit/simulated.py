@@ -59,7 +59,7 @@ class SimulatedStream:
         self.pipeline = Pipeline.parse(self.text, chunk_frames=self.chunk_frames)
         self.spec: Any = SimpleNamespace(grid=GRID, frames_per_step=1)
         encoder = SimpleNamespace(step=0, layers=())
-        self.state: Any = SimpleNamespace(encoder=encoder, pending=(), num_frames=0, time_s=-1.0)
+        self.state: Any = SimpleNamespace(encoder=encoder, pending=(), num_frames=0, time_s=-1.0, next_index=0)
         self.report: Report | None = None
         self.now_s, self.pushed, self.tuned = 0.0, [], []
         self._random = random.Random(self.seed)
@@ -70,7 +70,7 @@ class SimulatedStream:
 
     def _framed(self, image: torch.Tensor) -> Frame:
         """As a stream does: counted, and one second after the last."""
-        return Frame(self.num_frames, self.state.time_s + 1.0, image)
+        return Frame(self.state.next_index, self.state.time_s + 1.0, image)
 
     def clock(self) -> float:
         return self.now_s
@@ -82,7 +82,7 @@ class SimulatedStream:
     def push(self, frame: Frame) -> list:
         state, self.report = self.state, None
         self.pushed.append(frame)
-        state.num_frames, state.time_s = state.num_frames + 1, frame.time_s
+        state.num_frames, state.time_s, state.next_index = state.num_frames + 1, frame.time_s, frame.index + 1
         state.pending = (*state.pending, frame)
         if len(state.pending) < self.chunk_frames:
             return []

@@ -111,16 +111,16 @@ def watch(
         What came of it; questions without a time are still to be asked.
     """
     result, seen, last_s = Watched(), stream.num_frames, stream.state.time_s
+    index = stream.next_index
     taker = through or stream
     timed = sorted((ask for ask in asks if ask.at_s is not None), key=lambda ask: ask.at_s or 0.0)
     untimed = [ask for ask in asks if ask.at_s is None]
     with graceful(source) as stop, out.progress(f"watching {source.name}", source.num_frames) as move:
         for taken in source:
-            frame = replace(taken, index=taken.index + seen)
-            if seen and source.live:
-                frame = replace(frame, time_s=frame.time_s + last_s)
-            elif seen and frame.time_s <= last_s:
+            if seen and not source.live and taken.time_s <= last_s:
                 continue
+            behind_s = last_s if seen and source.live else 0.0
+            frame, index = replace(taken, index=index, time_s=taken.time_s + behind_s), index + 1
             while timed and stream.num_frames > seen and frame.time_s > (timed[0].at_s or 0.0):
                 ask(stream, timed.pop(0), answered)
             for event in taker.push(frame):

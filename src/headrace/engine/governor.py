@@ -194,9 +194,9 @@ class Governor:
         """Tune the stream back to what it was opened with; threads too. The stream stays open."""
         with self._lock:
             self._now = 0
-            self._tune(self._settings[0])
-            if self._threads is not None:
+            if self._threads is not None:  # first: the stream may be closed by now
                 self._threads.restore()
+            self._tune(self._settings[0])
 
     def __enter__(self) -> Governor:
         return self
@@ -232,8 +232,8 @@ class Governor:
         if isinstance(frame, Frame):
             return frame
         framed = self.stream._framed(frame)
-        index, late = framed.index + self.skipped, self._in_a_row if self.stream.num_frames else 0
-        return replace(framed, index=index, time_s=framed.time_s + late)
+        late = self._in_a_row if self.stream.num_frames else 0
+        return replace(framed, index=framed.index + late, time_s=framed.time_s + late)
 
     def _count(self, kinds: Sequence[str]) -> None:
         """Note the kind of step that it was, or would have been, at every notch of the vision dial."""

@@ -43,6 +43,7 @@ class StreamState:
         pending: Frames that wait for their step to fill.
         num_frames: Frames pushed so far, pending ones included.
         time_s: Time of the last pushed frame, -1 before the first.
+        next_index: Index of the frame that would follow the last pushed one.
         num_tokens_in: Visual tokens before compression, over the whole stream.
         num_tokens_kept: Visual tokens after compression, over the whole stream.
         watching: Standing instructions, oldest first.
@@ -57,6 +58,7 @@ class StreamState:
     pending: tuple[Frame, ...] = ()
     num_frames: int = 0
     time_s: float = -1.0
+    next_index: int = 0
     num_tokens_in: int = 0
     num_tokens_kept: int = 0
     watching: tuple[Standing, ...] = ()

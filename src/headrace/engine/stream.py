@@ -76,6 +76,11 @@ class Stream:
         """Frames pushed so far."""
         return self._state.num_frames
 
+    @property
+    def next_index(self) -> int:
+        """Index of the frame that would follow the last one; above ``num_frames`` where frames were left out."""
+        return max(self._state.next_index, self.num_frames)  # what an earlier version saved has no index
+
     def push(self, frame: Frame | Any) -> list[Event]:
         """Show the stream one frame.
 
@@ -96,7 +101,8 @@ class Stream:
             if not frame.image.numel():
                 raise ValueError("push: the picture is empty; takes a Frame or a uint8 (H, W, 3) picture")
             pending = (*self._state.pending, frame)
-            seen = replace(self._state, num_frames=self._state.num_frames + 1, time_s=frame.time_s)
+            num_frames, next_index = self._state.num_frames + 1, frame.index + 1
+            seen = replace(self._state, num_frames=num_frames, time_s=frame.time_s, next_index=next_index)
             if len(pending) < self._step_frames:
                 self._state, self.report = replace(seen, pending=pending), None
                 return self._heard()
@@ -326,9 +332,8 @@ class Stream:
         else:
             what = f"array of {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
             raise ValueError(f"push: takes a Frame or a uint8 (H, W, 3) picture, not {what}")
-        index = self._state.num_frames
-        time_s = 0.0 if index == 0 else self._state.time_s + 1.0
-        return Frame(index, time_s, image)
+        time_s = self._state.time_s + 1.0 if self.num_frames else 0.0
+        return Frame(self.next_index, time_s, image)
 
     def _start(self) -> StreamState:
         """The state of an empty stream: every method's start, and the prefix in the memory."""
