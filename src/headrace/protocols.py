@@ -169,7 +169,10 @@ class Backbone(Protocol):
 
 
 class Encoder(Protocol[S]):
-    """Turns the frames of a step into visual tokens."""
+    """Turns the frames of a step into visual tokens.
+
+    A state may have a field ``spent``, the share of a dense tower's work that the last step took: a report repeats it.
+    """
 
     def init(self, spec: ModelSpec) -> S:
         """State before the first frame."""

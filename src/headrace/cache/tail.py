@@ -35,7 +35,7 @@ class Tail:
         self._num += num
 
     def fork(self) -> Tail:
-        """The same rows for another Context; whoever appends next moves to room of its own."""
+        """The same rows for another Context; it moves to room of its own when it appends."""
         twin = Tail()
         if self._parts is not None:
             twin._parts = tuple(x[:, : self._num] for x in self._parts)  # type: ignore[assignment]

@@ -25,7 +25,9 @@ def stand(pipeline: Pipeline, backbone: Backbone, number: int, text: str, max_to
     """
     if not pipeline.speaker.reads_reply:
         name = registry.name_of(pipeline.speaker)
-        raise ValueError(f"watch: this pipeline's speaker, {name}, takes no standing instructions; add +eos_threshold")
+        raise ValueError(
+            f"watch: this pipeline's speaker, {name}, takes no standing instructions; open a stream with +eos_threshold"
+        )
     try:
         query = Query(text, max_tokens=max_tokens, evidence=0)
         backbone.turn(query.text, Cursor())
