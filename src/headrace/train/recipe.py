@@ -39,12 +39,13 @@ class Recipe:
         """Return a phase that takes a share of a budget; ``number`` tells a phase from its earlier rounds."""
         return Phase(
             name if number == 1 else f"{name} {number}",
-            self.rates[name],
+            self.rates[name] * (1 if number == 1 else AGAIN),
             steps=None if steps is None else max(1, round(share * steps)),
             seconds=share * (minutes or 0.0) * 60,
         )
 
 
+AGAIN = 0.6  # of the rate, for further rounds of a phase
 NANO = Recipe(
     shares={"see": 0.14, "bind": 0.08, "follow": 0.13, "watch": 0.65},
     rates={"see": 1.5e-3, "bind": 1e-3, "follow": 8e-4, "watch": 8e-4},

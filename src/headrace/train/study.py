@@ -12,13 +12,11 @@ from headrace.train.loop import Phase, Run, fit
 from headrace.train.pack import Ask, Clip, Words, pack
 from headrace.train.pool import Pool, Take, views
 from headrace.train.recipe import Recipe
-from headrace.train.summary import EVENTS
-from headrace.video.world import ALL_KINDS, View, happening
+from headrace.video.world import ALL_INSTRUCTIONS, ALL_KINDS, View, happening
 from headrace.video.world.generator import Draw
+from headrace.video.world.kind import texts
 
 DrawClips = Callable[[Pool, Draw, float, int, str], list[Clip]]
-
-
 WATCH = "watch"  # stands among the kinds of question for a standing instruction
 
 
@@ -44,12 +42,16 @@ def ask(after: int, view: View, draw: Draw, weights: Mapping[str, int]) -> Ask |
 
 
 def instruct(view: View, draw: Draw) -> tuple[str, str]:
-    """Draw a standing instruction and what it says on the view's last picture: nothing, if it does not come true."""
+    """Draw a standing instruction and what it says on the view's last picture: nothing, if it does not come true.
+
+    All instructions come up equally often, however many texts they have.
+    """
     happens = happening(view)
     if happens and draw.chance(35):
-        text = draw.pick(sorted(happens))
+        told = [[text for text in texts(instruction) if text in happens] for instruction in ALL_INSTRUCTIONS]
+        text = draw.pick(draw.pick([found for found in told if found]))
         return text, happens[text]
-    text = draw.pick(EVENTS)
+    text = draw.pick(texts(draw.pick(ALL_INSTRUCTIONS)))
     return text, happens.get(text, "")
 
 
@@ -60,6 +62,12 @@ def ask_all(frames: Sequence[tuple[Take, int]], draw: Draw, weights: Mapping[str
     moments = [last if draw.chance(60) else draw.below(last + 1) for _ in range(num)]
     found = [ask(after, seen[after], draw, weights) for after in moments]
     return list(dict.fromkeys(question for question in found if question))
+
+
+def numbered(name: str) -> int:
+    """Turn a phase's name into a key for draws; every round of a phase has worlds of its own."""
+    number = int.from_bytes(name.encode(), "little")
+    return number ^ number >> 64  # a key holds eight letters; what is beyond must count, too
 
 
 def study(
@@ -88,7 +96,7 @@ def study(
     """
     model, core = parts["model"], parts["model"].model
     resumed = run.at[1] if run.at and run.at[0] == phase.name else 0
-    number = sum(ord(letter) << 8 * place for place, letter in enumerate(phase.name[:6]))
+    number = numbered(phase.name)
     pool = Pool(model, (run.seed, number, resumed), crowded=crowded, capacity=recipe.capacity)
     pool.add(max(4, recipe.capacity // 8))
 
