@@ -48,6 +48,17 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
         grow(model, tokenizer, tmp_path)
 
 
+def test_a_checkpoint_with_more_layers_is_refused(monkeypatch):
+    tokenizer = plain.word_tokenizer(["red"])
+    config = plain.nano_config(len(tokenizer))
+    config.text_config.num_hidden_layers = 7
+    config.text_config.layer_types = ["full_attention"] * 7
+    old, model = plain.build(config), plain.build(plain.nano_config(len(tokenizer)))
+    monkeypatch.setattr(plain, "load", lambda _: (old, tokenizer))
+    with pytest.raises(ValueError, match="has 7 decoder layers, and nano has 6"):
+        grow(model, tokenizer, embedded())
+
+
 def test_a_run_may_start_from_nano_and_go_on(tmp_path):
     train_nano(tmp_path, smoke=True, start="nano", progress=quiet)
     parts, _ = build_nano(1)
@@ -55,6 +66,8 @@ def test_a_run_may_start_from_nano_and_go_on(tmp_path):
     run.load(parts)
     assert list(run.finished) == ["follow", "watch"]
     assert run.start == "nano"
+    assert run.origin.startswith("nano, sha256 ")
+    assert run.origin in (tmp_path / "nano" / "README.md").read_text()
     tower = parts["model"].model.vision_tower.embeddings.patch_embedding.weight
     assert torch.equal(tower, plain.load(embedded())[0].model.vision_tower.embeddings.patch_embedding.weight)
     for rounds in (2, 3):

@@ -7,10 +7,14 @@ import pytest
 import torch
 
 from headrace.backbones import plain
-from headrace.train import loop, train_nano
+from headrace.train import loop, nano, train_nano
 from headrace.train.clips import HELD_OUT, PLACES, TRAINING, film, held_out_world, label, pixels, training_world
+from headrace.train.evaluate import Measured, Spoken
+from headrace.train.export import Trained, card
 from headrace.train.loop import Phase, Run
+from headrace.train.measure import Findings
 from headrace.train.see import TokenHead
+from headrace.train.study import numbered
 from headrace.video.world import World, choices
 from headrace.video.world.script import COLOURS, SHAPES
 
@@ -55,6 +59,60 @@ def test_a_finished_run_is_not_trained_again(smoke):
     assert (folder / "nano" / "model.safetensors").read_bytes() == before
     with pytest.raises(ValueError, match="seed 1, not 2"):
         train_nano(folder, smoke=True, seed=2, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"seed": 2}, "seed 1, not 2"),
+        ({"drop": "uniform"}, "--drop mixed, not uniform"),
+        ({"smoke": False, "steps": 8}, "holds a smoke run"),
+        ({"more": True, "resume": False}, "one of the two"),
+        ({"start": "nowhere", "resume": False}, "nowhere: holds no checkpoint"),
+    ],
+)
+def test_a_run_goes_on_as_what_it_is(smoke, options, word):
+    state = (smoke[0] / "state.pt").read_bytes()
+    with pytest.raises(ValueError, match=word):
+        train_nano(smoke[0], progress=False, **{"smoke": True, **options})
+    assert (smoke[0] / "state.pt").read_bytes() == state
+
+
+def test_a_run_that_is_stopped_while_measuring_says_how_to_go_on(smoke, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(nano, "measure", stop)
+    with pytest.raises(KeyboardInterrupt, match=r"the same command measures"):
+        train_nano(smoke[0], smoke=True, progress=False)
+    monkeypatch.setattr(nano, "_train", lambda *_: None)
+    with pytest.raises(KeyboardInterrupt, match=r"without --more measures"):
+        train_nano(smoke[0], smoke=True, more=True, progress=False)
+
+
+def test_every_round_has_worlds_of_its_own():
+    names = ["bind", "follow", *("watch" + (f" {n}" if n > 1 else "") for n in range(1, 300))]
+    assert len({numbered(name) % 2**64 for name in names}) == len(names)
+
+
+def findings():
+    results = (("digit", "7", "7"), ("changed", "yes", ""))
+    part = Measured("8 frames", results, (True,))
+    return Findings((part, part), (part,), Spoken("16 frames", 0.5, 0.9, 0.8, 0.7, 11))
+
+
+def test_a_card_says_what_was_done():
+    plainly = card(Trained(1, {"watch": 4}, {"watch": 60.0}, 2), findings(), "abc")
+    assert "seed 1, from nothing, 2 thread(s): watch 4 steps (1 min)" in plainly
+    assert "mixture" in plainly
+    assert "more than 64 frames" in plainly
+    assert "(below .75 at 16 frames): changed (0.00)." in plainly
+    assert "| **macro** | **0.500** |" in plainly
+    assert "2 seeds of held-out worlds" in plainly
+    control = card(Trained(1, {"follow": 4}, {"follow": 9.0}, 1, "nano, sha256 fed", "none"), findings(), "abc")
+    assert "started from a checkpoint (nano, sha256 fed)" in control
+    assert "dropped none (a control). So in the phases above, not where it started from." in control
+    assert "more than 32 frames" in control
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def quantile(num: int) -> float:
     if degrees <= len(STUDENT):
         return STUDENT[degrees - 1]
     series = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + sum(term / degrees**power for power, term in enumerate(series, start=1))
+    return z + sum(term / float(degrees) ** power for power, term in enumerate(series, start=1))
 
 
 def _variance(kinds: dict[str, list[Outcome]], by_kind: dict[str, float]) -> float:

@@ -31,7 +31,9 @@ def nano(
     device: options.Device = "auto",
     start: Annotated[str | None, typer.Option(help="Checkpoint to start from; nano is the embedded one.")] = None,
     more: Annotated[bool, typer.Option("--more", help="Train a finished run on, for --minutes or --steps.")] = False,
-    drop: Annotated[str, typer.Option(help="Who drops tokens: mixed; uniform and none are controls.")] = "mixed",
+    drop: Annotated[
+        str | None, typer.Option(help="Who drops tokens: mixed (default); uniform and none are controls.")
+    ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Start anew instead of resuming.")] = False,
     smoke: Annotated[bool, typer.Option("--smoke", help="Run the whole path in seconds, for tests.")] = False,
     as_json: options.Json = False,
@@ -58,8 +60,9 @@ def nano(
             drop=drop,
             progress=not as_json and context.obj.verbosity >= 0,
         )
-    except KeyboardInterrupt:
-        out.note(f"stopped; the run is saved in {folder}, the same command goes on")
+    except KeyboardInterrupt as stopped:
+        if stopped.args:
+            out.note(str(stopped))
         raise
     out.object("trained", folder=str(folder), **result)
     out.line(f"checkpoint {result['checkpoint']}: held-out accuracy {result['macro']:.3f}, majority")

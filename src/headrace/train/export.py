@@ -12,6 +12,7 @@ import torch
 
 from headrace.backbones import plain
 from headrace.train.measure import Findings
+from headrace.train.watch import LONG, MOST_DENSE
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Trained:
         steps: Steps of each phase.
         seconds: Seconds of each phase.
         threads: Threads it computed with.
-        start: The checkpoint it started from, empty when from nothing.
+        start: What it started from, with its hash; empty when from nothing.
         drop: Who dropped tokens in training.
     """
 
@@ -42,25 +43,31 @@ def export(model: Any, tokenizer: Any, folder: Path, trained: Trained, found: Fi
     half.config.headrace["drop"] = trained.drop
     plain.save(half, tokenizer, folder)
     (folder / "model.safetensors").chmod(0o644)
-    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    (folder / "README.md").write_text(card(trained, found, digest))
+    (folder / "README.md").write_text(card(trained, found, digest(folder)))
     return folder
 
 
+def digest(folder: Path) -> str:
+    """Return the sha256 of a checkpoint's weights."""
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
 DROPPED = {
-    "mixed": "Training dropped tokens by a mixture of neutral selectors (uniform, frame difference, noisy and exact\n"
-    "  foreground), none of which scores tokens as a published method does.",
+    "mixed": "Training dropped tokens by a mixture of selectors (uniform, difference of pixels, noisy and exact\n"
+    "  foreground); none of them looks at features, as STC does.",
     "uniform": "Training dropped tokens uniformly (a control).",
     "none": "Training dropped none (a control).",
 }
 
 
-def card(trained: Trained, found: Findings, digest: str) -> str:
-    """Return the model card in Markdown."""
+def card(trained: Trained, found: Findings, sha256: str) -> str:
+    """Return the model card in Markdown; ``sha256`` is that of the weights."""
     phases = ", ".join(
         f"{name} {trained.steps[name]} steps ({trained.seconds[name] / 60:.0f} min)" for name in trained.steps
     )
-    origin = f"started from `{trained.start}`" if trained.start else "from nothing"
+    origin = f"started from a checkpoint ({trained.start})" if trained.start else "from nothing"
+    dropped = DROPPED[trained.drop] + (" So in the phases above, not where it started from." if trained.start else "")
+    longest = MOST_DENSE if trained.drop == "none" else LONG[-1]
     main, spoken = found.main, found.spoken
     weak = [f"{kind} ({share:.2f})" for kind, share in main.model.by_kind.items() if share < 0.75]
     kinds, macros = len(main.model.by_kind), ", ".join(f"{part.model.macro:.3f}" for part in found.seeds)
@@ -76,19 +83,20 @@ trained on headrace's own synthetic world. It loads with plain transformers.
   up, held-out worlds 2^30 up to 2^30 + 2^20; neither meets the small seeds people type.
 - **Recipe**: `headrace train nano`, seed {trained.seed}, {origin}, {trained.threads} thread(s): {phases}.
 - **Positions**: tokens that a compressor drops leave a gap (`positions: original` in config.json).
-  {DROPPED[trained.drop]}
+  {dropped}
 - **Standing instructions**: asked after a frame, it stops at once unless the instruction came true on that frame.
   On held-out clips of 16 frames, every instruction, {spoken.events} events, threshold {spoken.threshold}: F1
   **{spoken.f1:.3f}** within one frame (precision {spoken.precision:.3f}, recall {spoken.recall:.3f}).
 - **Weak** (below .75 at 16 frames): {", ".join(weak) or "no kind"}.
-- **Not trained**: several turns, the hard level (its pictures are resized to 128 px).
-- **File**: model.safetensors, bf16, sha256 `{digest}`.
+- **Not trained**: several turns, more than {longest} frames at once, the levels easy and hard (pictures of
+  the latter are resized to 128 px).
+- **File**: model.safetensors, bf16, sha256 `{sha256}`.
 
 ## Held-out accuracy
 
 `headrace train measure`: {len(found.seeds)} seeds of held-out worlds, clips of the last 16 ticks of a stream with its
-cuts; macro by seed {macros}. The column of 30 % keeps tokens by the noisy foreground selector of
-training: it shows that gaps do no harm, not what a compressor of headrace would reach.
+cuts; macro by seed {macros}. The column of 30 % keeps tokens by a selector that knows the foreground
+and mistakes a fifth of it: it shows what gaps cost, not what a compressor of headrace would reach.
 
 {table(found)}
 

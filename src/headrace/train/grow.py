@@ -24,11 +24,13 @@ def grow(model: Any, tokenizer: Any, folder: Path) -> None:
         folder: The checkpoint.
 
     Raises:
-        ValueError: The checkpoint has another shape in anything but words and layers.
+        ValueError: The checkpoint has another shape in anything but words and layers, or more layers.
     """
     old, old_tokenizer = plain.load(folder)
     known = {name: weight.float() for name, weight in old.named_parameters()}
     layers = old.config.text_config.num_hidden_layers
+    if layers > (most := model.config.text_config.num_hidden_layers):
+        raise ValueError(f"{folder}: has {layers} decoder layers, and nano has {most}")
     table = old.model.language_model.embed_tokens.weight.float()
     for name, weight in model.named_parameters():
         if "embed_tokens" in name or "lm_head" in name:

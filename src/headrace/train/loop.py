@@ -57,6 +57,9 @@ class Run:
         at: (phase, step, seconds spent in it) of the checkpoint that was resumed, or None.
         optimiser: The optimiser's state in that checkpoint, until its phase goes on.
         start: The checkpoint the run started from, empty when it started from nothing.
+        origin: The same with its hash, for the card.
+        drop: Who drops tokens, empty for whoever the run on disk says.
+        smoke: Whether it is a smoke run, None for whatever the run on disk is.
     """
 
     folder: Path
@@ -68,6 +71,9 @@ class Run:
     at: tuple[str, int, float] | None = None
     optimiser: dict[str, Any] | None = None
     start: str = ""
+    origin: str = ""
+    drop: str = ""
+    smoke: bool | None = None
 
     @property
     def state(self) -> Path:
@@ -83,28 +89,36 @@ class Run:
         """Write the checkpoint whole or not at all."""
         content = {name: part.state_dict() for name, part in parts.items()}
         partial = self.state.with_suffix(".part")
-        done = {"seed": self.seed, "finished": self.finished, "seconds": self.seconds, "at": at, "start": self.start}
-        torch.save({"parts": content, **done}, partial)
+        done = {"seed": self.seed, "finished": self.finished, "seconds": self.seconds, "at": at}
+        kind = {"start": self.start, "origin": self.origin, "drop": self.drop, "smoke": self.smoke}
+        torch.save({"parts": content, **done, **kind}, partial)
         os.replace(partial, self.state)
 
     def load(self, parts: dict[str, Any]) -> None:
         """Read the checkpoint into modules, and where the run stood into this object.
 
         Raises:
-            ValueError: The checkpoint belongs to another seed, start or shape of nano.
+            ValueError: The checkpoint belongs to another seed, start, drop or shape of nano, or to a smoke run and this
+                is none, or the other way round.
         """
         content = torch.load(self.state, map_location=self.device, weights_only=True)
         if content["seed"] != self.seed:
             raise ValueError(f"{self.folder} holds a run with seed {content['seed']}, not {self.seed}")
-        if self.start not in ("", content.get("start", "")):
+        start, drop, smoke = content.get("start", ""), content.get("drop") or "mixed", bool(content.get("smoke"))
+        if self.start not in ("", start):
             raise ValueError(f"{self.folder} holds a run that did not start from {self.start}; --restart starts anew")
+        if self.drop not in ("", drop):
+            raise ValueError(f"{self.folder} holds a run with --drop {drop}, not {self.drop}; --restart starts anew")
+        if self.smoke not in (None, smoke):
+            held = "a smoke run; give another folder" if smoke else "a run that is no smoke run; give another folder"
+            raise ValueError(f"{self.folder} holds {held}")
         try:
             for name, part in parts.items():
                 part.load_state_dict(content["parts"][name])
         except (KeyError, RuntimeError):
             raise ValueError(f"{self.folder} holds a run of another shape of nano; --restart starts anew") from None
-        self.finished, self.at, self.start = content["finished"], content["at"], content["start"]
-        self.seconds = content["seconds"]
+        self.finished, self.seconds, self.at = content["finished"], content["seconds"], content["at"]
+        self.start, self.origin, self.drop, self.smoke = start, content.get("origin", ""), drop, smoke
         self.optimiser = content["parts"].get("optimiser")
 
 

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from headrace.backbones import plain
 from headrace.engine.engine import choose_device
 from headrace.train import bind, follow, see, watch
 from headrace.train.drop import MIXES
-from headrace.train.export import Trained, export
+from headrace.train.export import Trained, digest, export
 from headrace.train.grow import grow
 from headrace.train.loop import Phase, Report, Run
 from headrace.train.measure import Findings, measure
@@ -46,7 +45,7 @@ def train_nano(
     smoke: bool = False,
     start: str | Path | None = None,
     more: bool = False,
-    drop: str = "mixed",
+    drop: str | None = None,
     progress: bool | Report = True,
 ) -> dict[str, Any]:
     """Train nano and export it.
@@ -64,7 +63,8 @@ def train_nano(
         start: A checkpoint to start from instead of nothing, or ``nano`` for the embedded one: the phases that teach
             to see and to bind are left out. It may know fewer words and have fewer layers.
         more: Train a finished run on for ``minutes`` or ``steps``, with the last phase.
-        drop: Who drops tokens in training: ``mixed``, or the controls ``uniform`` and ``none``.
+        drop: Who drops tokens in training: ``mixed``, or the controls ``uniform`` and ``none``; None for whoever does
+            in the run that goes on, ``mixed`` in a new one.
         progress: Show a bar, or a function that is called with (phase, share done, figures).
 
     Returns:
@@ -72,31 +72,26 @@ def train_nano(
         the kinds (``macro``), by kind, of the majority answer, and ``speak_f1``.
 
     Raises:
-        ValueError: A number is out of range, the device is not there, the folder holds a run of another seed, or
-            ``more`` is given and there is no finished run.
-        KeyboardInterrupt: Ctrl-C; the run has been saved and goes on with the same call.
+        ValueError: A number is out of range, the device or the checkpoint to start from is not there, the folder holds
+            a run of another kind (see ``Run.load``), or ``more`` is given and there is no finished run.
+        KeyboardInterrupt: Ctrl-C; the run has been saved, and the text says how it goes on.
     """
-    if minutes is not None and steps is not None:
-        raise ValueError("give minutes or steps, not both")
-    if (minutes is not None and minutes <= 0) or (steps is not None and steps < 4):
-        raise ValueError("minutes must be more than 0, and steps at least 4")
-    if threads < 1:
-        raise ValueError(f"threads must be at least 1, not {threads}")
-    if drop not in MIXES:
-        raise ValueError(f"drop must be one of {', '.join(MIXES)}, not {drop!r}")
-    recipe = replace(SMOKE if smoke else NANO, drop=drop)
+    _check(minutes, steps, threads, drop)
+    if more and not resume:
+        raise ValueError("more goes on with a run, and a restart forgets it; give one of the two")
     if smoke:
         steps, minutes = 8, None
     elif minutes is None and steps is None:
         minutes = MINUTES
     torch.set_num_threads(threads)
-    origin = None if start is None else (embedded() if str(start) == "nano" else Path(start))
-    run = Run(Path(folder), seed, choose_device(device), start="" if start is None else str(start))
+    run = Run(Path(folder), seed, choose_device(device), start=str(start or ""), drop=drop or "", smoke=smoke)
+    origin = _checkpoint(run.start) if run.start and not (resume and run.state.exists()) else None
     run.folder.mkdir(parents=True, exist_ok=True)
     if not resume:
         for old in (run.state, run.folder / "log.jsonl"):
             old.unlink(missing_ok=True)
     parts, tokenizer = _open(run, origin)
+    recipe = replace(SMOKE if smoke else NANO, drop=run.drop)
     phases = recipe.phases(minutes, steps, first="follow" if run.start else "see")
     if more:
         phases = [_another(run, recipe, [phase.name for phase in phases], minutes, steps)]
@@ -109,11 +104,25 @@ def train_nano(
             _train(run, phases, recipe, parts, tokenizer)
         except KeyboardInterrupt:
             run.log(event="interrupted")
-            if progress is True:
-                Console(stderr=True).print(f"stopped and saved in {run.folder}; the same command goes on from there")
-            raise
+            raise KeyboardInterrupt(f"stopped; the run is saved in {run.folder}, the same command goes on") from None
     draw_curve(run.folder)
-    return finish(run, parts["model"], tokenizer, threads=threads, recipe=recipe, smoke=smoke)
+    try:
+        return finish(run, parts["model"], tokenizer, threads=threads)
+    except KeyboardInterrupt:
+        again = "the same command" + (" without --more" if more else "")
+        raise KeyboardInterrupt(f"stopped while measuring; training is over, {again} measures again") from None
+
+
+def _check(minutes: float | None, steps: int | None, threads: int, drop: str | None) -> None:
+    """Refuse numbers and names that are out of range."""
+    if minutes is not None and steps is not None:
+        raise ValueError("give minutes or steps, not both")
+    if (minutes is not None and minutes <= 0) or (steps is not None and steps < 4):
+        raise ValueError("minutes must be more than 0, and steps at least 4")
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, not {threads}")
+    if drop is not None and drop not in MIXES:
+        raise ValueError(f"drop must be one of {', '.join(MIXES)}, not {drop!r}")
 
 
 def build_nano(seed: int) -> tuple[dict[str, Any], Any]:
@@ -143,11 +152,16 @@ def measure_nano(folder: str | Path, **how: Any) -> Findings:
     Raises:
         ValueError: The folder holds no such checkpoint.
     """
+    model, tokenizer = plain.load(_checkpoint(folder))
+    return measure(model, Words(tokenizer), **how)
+
+
+def _checkpoint(folder: str | Path) -> Path:
+    """Return the folder of a checkpoint; ``nano`` is the embedded one."""
     path = embedded() if str(folder) == "nano" else Path(folder)
     if not (path / "config.json").exists():
         raise ValueError(f"{folder}: holds no checkpoint; give a folder that headrace train nano wrote, or nano")
-    model, tokenizer = plain.load(path)
-    return measure(model, Words(tokenizer), **how)
+    return path
 
 
 def _open(run: Run, origin: Path | None) -> tuple[dict[str, Any], Any]:
@@ -155,8 +169,11 @@ def _open(run: Run, origin: Path | None) -> tuple[dict[str, Any], Any]:
     parts, tokenizer = build_nano(run.seed)
     if run.state.exists():
         run.load(parts)
-    elif origin is not None:
-        grow(parts["model"], tokenizer, origin)
+    else:
+        run.drop = run.drop or "mixed"
+        if origin is not None:
+            grow(parts["model"], tokenizer, origin)
+            run.origin = f"{Path(run.start).name}, sha256 {digest(origin)}"
     for part in parts.values():
         part.to(run.device)
     return parts, tokenizer
@@ -197,14 +214,15 @@ def _train(run: Run, phases: list[Phase], recipe: Recipe, parts: dict[str, Any],
         )
 
 
-def finish(run: Run, model: Any, tokenizer: Any, *, threads: int, recipe: Recipe, smoke: bool) -> dict[str, Any]:
+def finish(run: Run, model: Any, tokenizer: Any, *, threads: int) -> dict[str, Any]:
     """Measure a trained model on held-out worlds and export it; returns what ``train_nano`` does."""
     words = Words(tokenizer)
     half = torch.bfloat16
     for weight in model.parameters():  # measure what is shipped
         weight.data = weight.data.to(half).to(weight.dtype)
-    found = measure(model, words, clips=2 if smoke else 400, seeds=1 if smoke else 3)
+    found = measure(model, words, clips=2 if run.smoke else 400, seeds=1 if run.smoke else 3)
     run.log(event="measured", **found.figures)
-    trained = Trained(run.seed, dict(run.finished), dict(run.seconds), threads, run.start, recipe.drop)
+    origin = run.origin or run.start
+    trained = Trained(run.seed, dict(run.finished), dict(run.seconds), threads, origin, run.drop)
     checkpoint = export(model, tokenizer, run.folder / "nano", trained, found)
     return {"checkpoint": str(checkpoint), **found.figures}

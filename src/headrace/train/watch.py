@@ -21,6 +21,7 @@ KINDS = {
 }  # fmt: skip
 RATIOS = (1.0, 1.0, 0.5, 0.3, 0.3, 0.15)
 ROWS = 720  # of a dense clip of 8 frames with its questions
+LONG, MOST_DENSE = (24, 32, 48, 64), 32  # frames of long clips; of any clip where nothing is dropped
 QUESTIONS, FRAMES_PER_QUESTION = 20, 3  # questions of a clip, and one more for every so many frames beyond 16
 
 
@@ -34,9 +35,9 @@ def clips(pool: Pool, draw: Draw, share: float, num: int, mix: str) -> list[Clip
     frames = draw.pick((4, 6, 8, (8 + longest) // 2, longest, longest, draw.between(4, longest)))
     ratio = draw.pick(RATIOS)
     if share > 0.5 and draw.chance(16):
-        frames, ratio = draw.pick((24, 32, 48, 64)), draw.pick((0.5, 0.3, 0.3, 0.15))
+        frames, ratio = draw.pick(LONG), draw.pick((0.5, 0.3, 0.3, 0.15))
     if mix == "none":
-        frames, ratio = min(frames, 32), 1.0
+        frames, ratio = min(frames, MOST_DENSE), 1.0
     rows = frames * (64 * ratio + 1) + 200
     return [_clip(pool, draw, frames, ratio, mix) for _ in range(max(1, int(num * ROWS / rows)))]
 
