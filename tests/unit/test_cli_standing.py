@@ -123,10 +123,11 @@ def test_going_on_watching_asks_only_what_is_open(model: str, tmp_path: Path, mo
 
 
 def test_the_demo_marks_what_it_says(model: str, speaks_at) -> None:
-    from headrace.bench.speaking import choose
+    from headrace.cli.demo import instruction
     from headrace.video.world import World
 
-    (watch,) = choose(World(7), 40, 1)
+    watch = instruction(World(7), 40)
+    assert watch is not None
     common = ("demo", "--model", model, "--seconds", "20", "--every", "20", "-p", "recent:1")
     first, *rest = watch.events_s
     speaks_at({watch.text: {first, *(x + 1.5 for x in rest)}})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from headrace.cli.failing import clean
 from headrace.cli.governing import Governing
 from headrace.cli.output import Output, step_line
 from headrace.cli.standing import Judge
+
+if TYPE_CHECKING:
+    from headrace.video.world import Watch, World
 
 
 @clean
@@ -34,14 +37,13 @@ def demo(
     Example: headrace demo --seed 11 --pipeline recent:4
     """
     from headrace import video
-    from headrace.bench.speaking import choose
     from headrace.cli.watching import summary, summary_line, watch
     from headrace.engine import load
     from headrace.video.world import TICKS_PER_SECOND, World, matches
 
     out, pace = Output(as_json=as_json, verbosity=context.obj.verbosity), Governing(target_ms, keep_up)
     with video.open(f"world:{seed},seconds={seconds:g}") as source:
-        judge = Judge(out, next(iter(choose(World(seed), int(seconds * TICKS_PER_SECOND), 1)), None))
+        judge = Judge(out, instruction(World(seed), int(seconds * TICKS_PER_SECOND)))
         engine = load(model)
         stream = engine.open(judge.instructions.pipeline(pipeline), settings=settings or ())
         judge.instructions.give(stream)
@@ -75,6 +77,16 @@ def demo(
         raise typer.Exit(130)
     if totals:
         out.line('Try your own:  headrace ask VIDEO "QUESTION" --model llava-hf/llava-onevision-qwen2-0.5b-ov-hf')
+
+
+def instruction(world: World, num_ticks: int) -> Watch | None:
+    """Choose what the demo watches for: things that appear or cuts, which nano does best, before all else."""
+    from headrace.bench.speaking import choose
+    from headrace.video.world import ALL_INSTRUCTIONS
+    from headrace.video.world.kind import texts
+
+    worthy = choose(world, num_ticks, sum(len(texts(text)) for text in ALL_INSTRUCTIONS))
+    return next(iter(sorted(worthy, key=lambda watch: "appears" not in watch.text and "cut" not in watch.text)), None)
 
 
 def _telling(out: Output, judge: Judge) -> Callable[[Any], None]:
