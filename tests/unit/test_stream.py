@@ -294,7 +294,7 @@ def test_pictures_without_a_frame_are_a_second_apart():
         (0, 0.0),
         (1, 1.0),
         (7, 9.5),
-        (3, 10.5),
+        (8, 10.5),
     }
 
 
