@@ -109,9 +109,10 @@ def test_a_card_says_what_was_done():
     assert "(below .75 at 16 frames): changed (0.00)." in plainly
     assert "| **macro** | **0.500** |" in plainly
     assert "2 seeds of held-out worlds" in plainly
+    assert "rest on 50% of the questions, so their error is 1.4 times as\nlarge." in plainly
     control = card(Trained(1, {"follow": 4}, {"follow": 9.0}, 1, "nano, sha256 fed", "none"), findings(), "abc")
     assert "started from a checkpoint (nano, sha256 fed)" in control
-    assert "dropped none (a control). So in the phases above, not where it started from." in control
+    assert "dropped none (a control). What it started from may have been trained otherwise." in control
     assert "more than 32 frames" in control
 
 

@@ -66,9 +66,10 @@ def card(trained: Trained, found: Findings, sha256: str) -> str:
         f"{name} {trained.steps[name]} steps ({trained.seconds[name] / 60:.0f} min)" for name in trained.steps
     )
     origin = f"started from a checkpoint ({trained.start})" if trained.start else "from nothing"
-    dropped = DROPPED[trained.drop] + (" So in the phases above, not where it started from." if trained.start else "")
+    before = " What it started from may have been trained otherwise." if trained.start else ""
     longest = MOST_DENSE if trained.drop == "none" else LONG[-1]
     main, spoken = found.main, found.spoken
+    times = len(main.results) * len(found.others) / sum(len(part.results) for part in found.others)
     weak = [f"{kind} ({share:.2f})" for kind, share in main.model.by_kind.items() if share < 0.75]
     kinds, macros = len(main.model.by_kind), ", ".join(f"{part.model.macro:.3f}" for part in found.seeds)
     return f"""# nano
@@ -83,7 +84,7 @@ trained on headrace's own synthetic world. It loads with plain transformers.
   up, held-out worlds 2^30 up to 2^30 + 2^20; neither meets the small seeds people type.
 - **Recipe**: `headrace train nano`, seed {trained.seed}, {origin}, {trained.threads} thread(s): {phases}.
 - **Positions**: tokens that a compressor drops leave a gap (`positions: original` in config.json).
-  {dropped}
+  {DROPPED[trained.drop]}{before}
 - **Standing instructions**: asked after a frame, it stops at once unless the instruction came true on that frame.
   On held-out clips of 16 frames, every instruction, {spoken.events} events, threshold {spoken.threshold}: F1
   **{spoken.f1:.3f}** within one frame (precision {spoken.precision:.3f}, recall {spoken.recall:.3f}).
@@ -101,7 +102,9 @@ and mistakes a fifth of it: it shows what gaps cost, not what a compressor of he
 {table(found)}
 
 A question counts as right when greedy decoding gives exactly the answer and stops. Common answers are asked less
-often, so that guessing does not pay. A kind with n questions carries a standard error of at most 50 / sqrt(n) points.
+often, so that guessing does not pay. A kind with n questions carries a standard error of at most 50 / sqrt(n) points;
+the columns beside 16 frames rest on {1 / times:.0%} of the questions, so their error is {times**0.5:.1f} times as
+large.
 """
 
 
