@@ -168,6 +168,19 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert run.at is None
 
 
+def test_a_loss_that_is_no_number_ends_the_run_and_spoils_nothing(tmp_path):
+    run, model = small(tmp_path)
+    before = model.weight.detach().clone()
+
+    def step_loss(step, share):
+        return (model(torch.ones(1, 4)) * float("nan")).sum(), {}
+
+    with pytest.raises(ValueError, match="walk: the loss is no number at step 0"):
+        loop.fit(run, Phase("walk", 1e-2, steps=3), {"model": model}, model.parameters(), step_loss)
+    assert torch.equal(model.weight, before)
+    assert not run.state.exists()
+
+
 def test_a_phase_by_the_clock_ends():
     phase = Phase("walk", 1.0, seconds=10)
     assert [phase.done(99, spent) for spent in (0, 5, 20)] == [0, 0.5, 1]

@@ -137,6 +137,9 @@ def fit(
         parts: Modules of the checkpoint, by name.
         trained: Parameters to train; all others stay as they are.
         step_loss: From (step, share done) to the loss and figures for the log.
+
+    Raises:
+        ValueError: The loss or its gradient is no finite number; nothing of that step is kept.
     """
     weights = list(trained)
     for weight in (w for part in parts.values() for w in part.parameters()):
@@ -161,6 +164,8 @@ def fit(
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             norm = nn.utils.clip_grad_norm_(weights, 1.0)
+            if not torch.isfinite(norm):
+                raise ValueError(f"{phase.name}: the loss is no number at step {step}; the last checkpoint stands")
             optimiser.step()
             step, spent = step + 1, spent + time.monotonic() - began
             if step % LOG_STEPS == 0 or phase.done(step, spent) == 1:
