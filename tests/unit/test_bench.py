@@ -35,20 +35,17 @@ from headrace.video.world import (
     World,
     foreground,
     questions,
-    vocabulary,
     watches,
 )
 from headrace.video.world.marking import FRAME_S, Marker, Tally, total
+from unit.tiny import save_tiny
 
 SETTING = Setting(seconds=6.0, every_s=3.0, h264=False)
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = plain.word_tokenizer(vocabulary(tuple(ALL_KINDS), ALL_INSTRUCTIONS))
-    plain.save(plain.build(plain.tiny_config(len(tokenizer), clip="frame"), gain=6.0), tokenizer, folder)
-    return headrace.load(str(folder), dtype="float32")
+    return headrace.load(save_tiny(tmp_path_factory.mktemp("model")), dtype="float32")
 
 
 def test_shared_encoding_gives_the_answers_of_a_plain_stream(engine: Engine) -> None:

@@ -12,24 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import headrace
-from headrace.backbones import plain
 from headrace.bench.accuracy import FIRST_SEED, Setting, majority_row, run_seed
 from headrace.bench.cuts import Cuts
 from headrace.bench.ledger import Ledger, summarise
 from headrace.bench.statistics import Outcome, accuracy, difference
 from headrace.engine import Engine
-from headrace.video.world import ALL_INSTRUCTIONS, ALL_KINDS, vocabulary
+from headrace.video.world import ALL_KINDS
 from headrace.video.world.render import render
+from unit.tiny import save_tiny
 
 SETTING = Setting(seconds=6.0, every_s=1.0, h264=False, watches=0, cut_s=1.0)
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = plain.word_tokenizer(vocabulary(tuple(ALL_KINDS), ALL_INSTRUCTIONS))
-    plain.save(plain.build(plain.tiny_config(len(tokenizer), clip="frame"), gain=6.0), tokenizer, folder)
-    return headrace.load(str(folder), dtype="float32")
+    return headrace.load(save_tiny(tmp_path_factory.mktemp("model")), dtype="float32")
 
 
 @given(seed=st.integers(0, 2**40), length=st.integers(2, 12), level=st.sampled_from(["easy", "standard", "hard"]))

@@ -14,32 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from headrace.backbones import plain
-from headrace.cli import app
-from headrace.video.world import vocabulary
+from unit.tiny import objects, run, save_tiny
 from unit.video_clips import every, make_clip
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A tiny random model in the real layout."""
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = plain.word_tokenizer(vocabulary())
-    plain.save(plain.build(plain.tiny_config(len(tokenizer), clip="frame"), gain=6.0), tokenizer, folder)
-    return str(folder)
-
-
-def run(*args: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, list(args))
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
-
-
-def objects(stdout: str) -> list[dict]:
-    return [json.loads(line) for line in stdout.splitlines()]
+    return save_tiny(tmp_path_factory.mktemp("model"))
 
 
 def test_version() -> None:

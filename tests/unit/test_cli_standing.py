@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -10,31 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from headrace.backbones import plain
-from headrace.cli import app
-from headrace.video.world import ALL_INSTRUCTIONS, ALL_KINDS, vocabulary
+from unit.tiny import objects, run, save_tiny
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A tiny random model in the real layout."""
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = plain.word_tokenizer(vocabulary(tuple(ALL_KINDS), ALL_INSTRUCTIONS))
-    plain.save(plain.build(plain.tiny_config(len(tokenizer), clip="frame"), gain=6.0), tokenizer, folder)
-    return str(folder)
-
-
-def run(*args: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, list(args))
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
-
-
-def objects(stdout: str) -> list[dict]:
-    return [json.loads(line) for line in stdout.splitlines()]
+    return save_tiny(tmp_path_factory.mktemp("model"))
 
 
 SEES = "say when there is a cut"

@@ -12,10 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from typer.testing import CliRunner
 
 from contract.streams import tokens_of
-from headrace.cli import app
 from headrace.cli.drawing import DROPPED, EDGE, KEPT, MERGED, draw_fate, draw_work, shape_of, spread
 from headrace.cli.explain import Explainer, accounts
 from headrace.cli.sheet import draw_sheet, spaced
@@ -24,6 +22,7 @@ from headrace.engine.step import apply
 from headrace.methods.encoders.stc_cacher import CacherState, Reference, StcCacher
 from headrace.types import Frame, Keep, Merge, Replace, Report, Sight
 from parity.models import frames, tiny
+from unit.tiny import objects, run
 
 VIEW = (80, 100)
 GREY_LEVELS = np.array([0.299, 0.587, 0.114])
@@ -297,17 +296,11 @@ def test_an_earlier_explanation_is_replaced_and_nothing_else(folder: Path) -> No
     assert (folder / "notes.txt").read_text() == "mine"
 
 
-def run(*args: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, list(args))
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result.exit_code, result.stdout, result.stderr
-
-
 def test_the_command_draws_and_says_where(folder: Path) -> None:
     args = ("ask", "world:7,seconds=3", "what digit is on the display", "-p", "stc", "--explain", str(folder))
     code, stdout, stderr = run(*args, "--json", "--explain-every", "2")
     assert (code, stderr) == (0, "")
-    found = [json.loads(line) for line in stdout.splitlines()]
+    found = objects(stdout)
     told = next(line for line in found if line["event"] == "explained")
     assert told["pictures"] == 3
     numbers = [json.loads(line) for line in Path(told["numbers"]).read_text().splitlines()]
