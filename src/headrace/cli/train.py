@@ -30,6 +30,9 @@ def nano(
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights and data.")] = 1,
     device: options.Device = "auto",
     start: Annotated[str | None, typer.Option(help="Checkpoint to start from; nano is the embedded one.")] = None,
+    first: Annotated[
+        str | None, typer.Option(help="With --start, the phase to begin with: follow (default) or watch.")
+    ] = None,
     more: Annotated[bool, typer.Option("--more", help="Train a finished run on, for --minutes or --steps.")] = False,
     drop: Annotated[
         str | None, typer.Option(help="Who drops tokens: mixed (default); uniform and none are controls.")
@@ -56,6 +59,7 @@ def nano(
             resume=not restart,
             smoke=smoke,
             start=start,
+            first=first,
             more=more,
             drop=drop,
             progress=not as_json and context.obj.verbosity >= 0,

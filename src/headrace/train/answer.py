@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headrace.train import notes, summary
+from headrace.train import facts, notes, summary
 from headrace.train.pack import Packed
 
 
@@ -94,10 +94,10 @@ def loss(model: Any, heads: Mapping[str, Any], batch: Packed) -> tuple[Tensor, d
 
     Args:
         model: The LLaVA-OneVision model.
-        heads: ``notes`` and ``summary``, read where the batch says what they should read.
+        heads: ``notes``, ``facts`` and ``summary``, read where the batch says what they should read.
         batch: The packed clips.
     """
-    tapped = dict.fromkeys((notes.TAP, summary.TAP), batch.visual)
+    tapped = dict.fromkeys((notes.TAP, *facts.TAPS, summary.TAP), batch.visual)
     with torch.autocast(batch.visual.device.type, torch.bfloat16):
         logits, targets = run_rows(model, batch, tapped)
     total = F.cross_entropy(logits, targets)
@@ -107,6 +107,11 @@ def loss(model: Any, heads: Mapping[str, Any], batch: Packed) -> tuple[Tensor, d
         extra, noted = heads["notes"].loss(tapped[notes.TAP][told], batch.notes[told])
         total = total + extra
         figures |= {f"note {name}": share for name, share in noted.items()}
+    if batch.facts is not None:
+        near, carried = (tapped[tap][batch.newline] for tap in facts.TAPS)
+        extra, noted = heads["facts"].loss(near, carried, batch.facts)
+        total = total + extra
+        figures |= {f"fact {name}": share for name, share in noted.items()}
     if batch.summary is not None:
         extra, noted = heads["summary"].loss(tapped[summary.TAP][batch.newline], batch.summary)
         total = total + extra

@@ -7,6 +7,7 @@ the phase before taught is asked all along: a phase on one kind alone would unle
 from __future__ import annotations
 
 from headrace.train.drop import drop
+from headrace.train.facts import tell
 from headrace.train.notes import take_notes
 from headrace.train.pack import Clip
 from headrace.train.pool import Pool
@@ -41,4 +42,4 @@ def _clip(pool: Pool, draw: Draw, share: float, num: int, ratio: float, mix: str
     start = draw.below(len(take.ticks) - gap * (num - 1))
     frames = [(take, start + gap * i) for i in range(num)]
     asks = ask_all(frames, draw, KINDS | REPLAY, QUESTIONS)
-    return Clip(frames, asks, drop(frames, ratio, draw, mix), take_notes(frames), summarise(frames))
+    return Clip(frames, asks, drop(frames, ratio, draw, mix), take_notes(frames), summarise(frames), tell(frames))

@@ -30,12 +30,14 @@ class Phase:
         rate: Highest learning rate.
         steps: Steps it takes, or None when it runs by the clock.
         seconds: Seconds it takes when it runs by the clock; interruptions do not count.
+        ripe: Its curriculum is over from the start: everything is as it is at the phase's end.
     """
 
     name: str
     rate: float
     steps: int | None = None
     seconds: float = 0.0
+    ripe: bool = False
 
     def done(self, step: int, spent_s: float) -> float:
         """Return the share of the phase that is over, 0..1."""
@@ -58,6 +60,7 @@ class Run:
         optimiser: The optimiser's state in that checkpoint, until its phase goes on.
         start: The checkpoint the run started from, empty when it started from nothing.
         origin: The same with its hash, for the card.
+        first: The phase it begins with, empty for whatever the run on disk says.
         drop: Who drops tokens, empty for whoever the run on disk says.
         smoke: Whether it is a smoke run, None for whatever the run on disk is.
     """
@@ -72,6 +75,7 @@ class Run:
     optimiser: dict[str, Any] | None = None
     start: str = ""
     origin: str = ""
+    first: str = ""
     drop: str = ""
     smoke: bool | None = None
 
@@ -90,7 +94,7 @@ class Run:
         content = {name: part.state_dict() for name, part in parts.items()}
         partial = self.state.with_suffix(".part")
         done = {"seed": self.seed, "finished": self.finished, "seconds": self.seconds, "at": at}
-        kind = {"start": self.start, "origin": self.origin, "drop": self.drop, "smoke": self.smoke}
+        kind = {"start": self.start, "origin": self.origin, "first": self.first, "drop": self.drop, "smoke": self.smoke}
         torch.save({"parts": content, **done, **kind}, partial)
         os.replace(partial, self.state)
 
@@ -104,9 +108,12 @@ class Run:
         content = torch.load(self.state, map_location=self.device, weights_only=True)
         if content["seed"] != self.seed:
             raise ValueError(f"{self.folder} holds a run with seed {content['seed']}, not {self.seed}")
+        first = content.get("first") or ("follow" if content.get("start") else "see")
         start, drop, smoke = content.get("start", ""), content.get("drop") or "mixed", bool(content.get("smoke"))
         if self.start not in ("", start):
             raise ValueError(f"{self.folder} holds a run that did not start from {self.start}; --restart starts anew")
+        if self.first not in ("", first):
+            raise ValueError(f"{self.folder} holds a run that began with {first}, not {self.first}")
         if self.drop not in ("", drop):
             raise ValueError(f"{self.folder} holds a run with --drop {drop}, not {self.drop}; --restart starts anew")
         if self.smoke not in (None, smoke):
@@ -118,6 +125,7 @@ class Run:
         except (KeyError, RuntimeError):
             raise ValueError(f"{self.folder} holds a run of another shape of nano; --restart starts anew") from None
         self.finished, self.seconds, self.at = content["finished"], content["seconds"], content["at"]
+        self.first = first
         self.start, self.origin, self.drop, self.smoke = start, content.get("origin", ""), drop, smoke
         self.optimiser = content["parts"].get("optimiser")
 

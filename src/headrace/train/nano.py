@@ -15,6 +15,7 @@ from headrace.engine.engine import choose_device
 from headrace.train import bind, follow, see, watch
 from headrace.train.drop import MIXES
 from headrace.train.export import Trained, digest, export
+from headrace.train.facts import FactHead
 from headrace.train.grow import grow
 from headrace.train.loop import Phase, Report, Run
 from headrace.train.measure import Findings, measure
@@ -30,6 +31,7 @@ from headrace.video.world import ALL_INSTRUCTIONS, ALL_KINDS, vocabulary
 
 STUDIES = {"bind": bind.clips, "follow": follow.clips, "watch": watch.clips}
 MINUTES = 180.0  # of one thread
+BEGINNINGS = ("follow", "watch")  # phases that a run from a checkpoint may begin with
 CROWDED = {"bind": 70, "follow": 40, "watch": 25}  # percent of worlds with many sprites
 
 
@@ -44,6 +46,7 @@ def train_nano(
     resume: bool = True,
     smoke: bool = False,
     start: str | Path | None = None,
+    first: str | None = None,
     more: bool = False,
     drop: str | None = None,
     progress: bool | Report = True,
@@ -62,6 +65,8 @@ def train_nano(
         smoke: Walk the whole path at once with almost no steps, to test it.
         start: A checkpoint to start from instead of nothing, or ``nano`` for the embedded one: the phases that teach
             to see and to bind are left out. It may know fewer words and have fewer layers.
+        first: With ``start``, the phase to begin with: ``follow`` (default), or ``watch``, which then goes on as it is
+            at its end.
         more: Train a finished run on for ``minutes`` or ``steps``, with the last phase.
         drop: Who drops tokens in training: ``mixed``, or the controls ``uniform`` and ``none``; None for whoever does
             in the run that goes on, ``mixed`` in a new one.
@@ -76,7 +81,9 @@ def train_nano(
             a run of another kind (see ``Run.load``), or ``more`` is given and there is no finished run.
         KeyboardInterrupt: Ctrl-C; the run has been saved, and the text says how it goes on.
     """
-    _check(minutes, steps, threads, drop)
+    _check(minutes, steps, threads, drop, first)
+    if first and not start and not (resume and (Path(folder) / "state.pt").exists()):
+        raise ValueError(f"first {first} needs a checkpoint to start from; give start too")
     if more and not resume:
         raise ValueError("more goes on with a run, and a restart forgets it; give one of the two")
     if smoke:
@@ -84,7 +91,8 @@ def train_nano(
     elif minutes is None and steps is None:
         minutes = MINUTES
     torch.set_num_threads(threads)
-    run = Run(Path(folder), seed, choose_device(device), start=str(start or ""), drop=drop or "", smoke=smoke)
+    kind: dict[str, Any] = {"start": str(start or ""), "first": first or "", "drop": drop or "", "smoke": smoke}
+    run = Run(Path(folder), seed, choose_device(device), **kind)
     origin = _checkpoint(run.start) if run.start and not (resume and run.state.exists()) else None
     run.folder.mkdir(parents=True, exist_ok=True)
     if not resume:
@@ -92,7 +100,7 @@ def train_nano(
             old.unlink(missing_ok=True)
     parts, tokenizer = _open(run, origin)
     recipe = replace(SMOKE if smoke else NANO, drop=run.drop)
-    phases = recipe.phases(minutes, steps, first="follow" if run.start else "see")
+    phases = recipe.phases(minutes, steps, first=run.first)
     if more:
         phases = [_another(run, recipe, [phase.name for phase in phases], minutes, steps)]
     with contextlib.ExitStack() as stack:
@@ -113,7 +121,7 @@ def train_nano(
         raise KeyboardInterrupt(f"stopped while measuring; training is over, {again} measures again") from None
 
 
-def _check(minutes: float | None, steps: int | None, threads: int, drop: str | None) -> None:
+def _check(minutes: float | None, steps: int | None, threads: int, drop: str | None, first: str | None) -> None:
     """Refuse numbers and names that are out of range."""
     if minutes is not None and steps is not None:
         raise ValueError("give minutes or steps, not both")
@@ -123,17 +131,20 @@ def _check(minutes: float | None, steps: int | None, threads: int, drop: str | N
         raise ValueError(f"threads must be at least 1, not {threads}")
     if drop is not None and drop not in MIXES:
         raise ValueError(f"drop must be one of {', '.join(MIXES)}, not {drop!r}")
+    if first is not None and first not in BEGINNINGS:
+        raise ValueError(f"first must be one of {', '.join(BEGINNINGS)}, not {first!r}")
 
 
 def build_nano(seed: int) -> tuple[dict[str, Any], Any]:
-    """Build nano with random weights and the throw-away heads (``head``, ``notes``, ``summary``), and its tokenizer."""
+    """Build nano with random weights, its throw-away heads, by name, and its tokenizer."""
     tokenizer = plain.word_tokenizer(vocabulary(tuple(ALL_KINDS), ALL_INSTRUCTIONS))
     model = plain.build(plain.nano_config(len(tokenizer)), seed=seed)
     model.model.vision_tower.set_attn_implementation("eager")  # 256 rows: faster than the fused kernel on a CPU
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         width = model.config.text_config.hidden_size
-        heads = {"head": TokenHead(width), "notes": NoteHead(width), "summary": SummaryHead(width)}
+        heads = {"head": TokenHead(width), "notes": NoteHead(width), "facts": FactHead(width)}
+        heads["summary"] = SummaryHead(width)
         return {"model": model, **heads}, tokenizer
 
 
@@ -171,6 +182,7 @@ def _open(run: Run, origin: Path | None) -> tuple[dict[str, Any], Any]:
         run.load(parts)
     else:
         run.drop = run.drop or "mixed"
+        run.first = run.first or ("follow" if run.start else "see")
         if origin is not None:
             grow(parts["model"], tokenizer, origin)
             run.origin = f"{Path(run.start).name}, sha256 {digest(origin)}"

@@ -40,6 +40,7 @@ class Clip:
         kept: (T, 64) bool, the visual tokens that are not dropped.
         notes: (T, 64, K) int64, what tokens could know of the past, or None.
         summary: (T, K') int64, what the newline rows could know, or None.
+        facts: (T, K'') int64, what the newline rows should know early, or None.
     """
 
     frames: Sequence[tuple[Take, int]]
@@ -47,6 +48,7 @@ class Clip:
     kept: Tensor
     notes: Tensor | None = None
     summary: Tensor | None = None
+    facts: Tensor | None = None
 
 
 class Words:
@@ -90,6 +92,7 @@ class Packed:
         horizon: (B, 2 + V + Q) int64, last position of the clip that a row may look at.
         notes: (B, V, K) int64, what the visual rows could know of the past, -100 for nothing; None without notes.
         summary: (R, K') int64, what the newline rows could know, in the order of ``newline``; None without.
+        facts: (R, K'') int64, what they should know early; None without.
         targets: (B, Q) int64, id that each question row should predict, -100 for none.
         asks: The questions of each clip.
     """
@@ -105,6 +108,7 @@ class Packed:
     asks: list[Sequence[Ask]]
     notes: Tensor | None = None
     summary: Tensor | None = None
+    facts: Tensor | None = None
 
     def mask(self) -> Tensor:
         """Return (B, 1, S, S) bool: which row (third axis) looks at which (last axis)."""
@@ -153,6 +157,8 @@ def pack(clips: Sequence[Clip], words: Words) -> Packed:
         out = replace(out, notes=notes.to(device))
     if clips[0].summary is not None:
         out = replace(out, summary=torch.cat([c.summary for c in clips if c.summary is not None]).to(device))
+    if clips[0].facts is not None:
+        out = replace(out, facts=torch.cat([c.facts for c in clips if c.facts is not None]).to(device))
     names = ("newline", "asked", "positions", "groups", "horizon", "targets")
     return replace(out, **{name: getattr(out, name).to(device) for name in names})
 

@@ -30,22 +30,37 @@ class Recipe:
     drop: str = "mixed"
 
     def phases(self, minutes: float | None, steps: int | None, *, first: str = "see") -> list[Phase]:
-        """Cut a budget into phases, from the phase ``first`` on; what comes before it takes no share."""
+        """Cut a budget into phases, from the phase ``first`` on; what comes before it takes no share.
+
+        Whoever begins with the last phase has been taught before: there it is as it is at its end.
+        """
         names = list(self.shares)[list(self.shares).index(first) :]
         whole = sum(self.shares[name] for name in names)
-        return [self.phase(name, self.shares[name] / whole, minutes, steps) for name in names]
+        ripe = len(names) == 1
+        return [self.phase(name, self.shares[name] / whole, minutes, steps, ripe=ripe) for name in names]
 
-    def phase(self, name: str, share: float, minutes: float | None, steps: int | None, *, number: int = 1) -> Phase:
+    def phase(
+        self,
+        name: str,
+        share: float,
+        minutes: float | None,
+        steps: int | None,
+        *,
+        number: int = 1,
+        ripe: bool = False,
+    ) -> Phase:
         """Return a phase that takes a share of a budget; ``number`` tells a phase from its earlier rounds."""
+        ripe = ripe or number > 1
         return Phase(
             name if number == 1 else f"{name} {number}",
-            self.rates[name] * (1 if number == 1 else AGAIN),
+            self.rates[name] * (AGAIN if ripe else 1),
             steps=None if steps is None else max(1, round(share * steps)),
             seconds=share * (minutes or 0.0) * 60,
+            ripe=ripe,
         )
 
 
-AGAIN = 0.6  # of the rate, for further rounds of a phase
+AGAIN = 0.6  # of the rate, for a phase whose lessons are not new
 NANO = Recipe(
     shares={"see": 0.14, "bind": 0.08, "follow": 0.13, "watch": 0.65},
     rates={"see": 1.5e-3, "bind": 1e-3, "follow": 8e-4, "watch": 8e-4},

@@ -86,7 +86,7 @@ def study(
     Args:
         run: The run.
         phase: How long and how fast.
-        parts: ``model``, the LLaVA-OneVision model; ``notes`` and ``summary``, the throw-away heads.
+        parts: ``model``, the LLaVA-OneVision model; ``notes``, ``facts`` and ``summary``, the throw-away heads.
         words: The tokenizer's ids.
         draw_clips: From (pool, chance, share of the phase that is over, clips, mix of selectors) to the clips
             of a step.
@@ -102,9 +102,9 @@ def study(
 
     def step_loss(step: int, share: float) -> tuple[Tensor, dict[str, float]]:
         pool.add(recipe.fresh)
-        drawn = draw_clips(pool, Draw(run.seed, number, step), share, clips, recipe.drop)
+        drawn = draw_clips(pool, Draw(run.seed, number, step), 1.0 if phase.ripe else share, clips, recipe.drop)
         return loss(model, parts, pack(drawn, words))
 
-    heads = (*parts["notes"].parameters(), *parts["summary"].parameters())
+    heads = [weight for name in ("notes", "facts", "summary") for weight in parts[name].parameters()]
     trained = [*core.language_model.parameters(), core.image_newline, *heads]
     fit(run, phase, parts, trained, step_loss)

@@ -7,6 +7,7 @@ the model is at home behind any compressor.
 from __future__ import annotations
 
 from headrace.train.drop import drop
+from headrace.train.facts import tell
 from headrace.train.notes import take_notes
 from headrace.train.pack import Clip
 from headrace.train.pool import Pool, Take
@@ -15,9 +16,9 @@ from headrace.train.summary import summarise
 from headrace.video.world.generator import Draw
 
 KINDS = {
-    "colour": 1, "shape": 1, "where": 2, "motion": 3, "count": 3, "digit": 1, "relation": 2, "still": 4, "latest": 4,
-    "first": 4, "before": 4, "changed": 3, "seen": 2, "left": 6, "colour_before": 4, "how_many": 4, "after": 5,
-    "first_digit": 4, "digit_ago": 2, "scene_before": 3, WATCH: 16,
+    "colour": 1, "shape": 1, "where": 2, "motion": 2, "count": 4, "digit": 1, "relation": 2, "still": 3, "latest": 4,
+    "first": 4, "before": 5, "changed": 3, "seen": 4, "left": 9, "colour_before": 6, "how_many": 8, "after": 8,
+    "first_digit": 8, "digit_ago": 2, "scene_before": 4, WATCH: 24,
 }  # fmt: skip
 RATIOS = (1.0, 1.0, 0.5, 0.3, 0.3, 0.15)
 ROWS = 720  # of a dense clip of 8 frames with its questions
@@ -47,7 +48,7 @@ def _clip(pool: Pool, draw: Draw, num: int, ratio: float, mix: str) -> Clip:
     frames = _stretch(pool, draw, num)
     questions = QUESTIONS + max(0, num - 16) // FRAMES_PER_QUESTION
     asks = ask_all(frames, draw, KINDS, questions)
-    return Clip(frames, asks, drop(frames, ratio, draw, mix), take_notes(frames), summarise(frames))
+    return Clip(frames, asks, drop(frames, ratio, draw, mix), take_notes(frames), summarise(frames), tell(frames))
 
 
 def _stretch(pool: Pool, draw: Draw, num: int) -> list[tuple[Take, int]]:

@@ -1,0 +1,102 @@
+"""What the newline row should know early: a fourth throw-away head for the steps towards an answer about the past.
+
+An answer such as "the first digit of this scene" needs the digit now, whether there was a cut, and how long ago. These
+are told every frame, whether or not anybody could ask: after two layers what a frame and the one before it show, after
+three what has to be carried along a scene. ``summary``, one layer on, says what questions ask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from headrace.train.pool import Take, views
+from headrace.video.world import View
+from headrace.video.world.kind import NUMBERS
+from headrace.video.world.sprite import SHAPES, Sprite
+
+OLDEST = 15  # frames of a scene that are told apart
+NONE_GONE = len(SHAPES)
+NEAR = {
+    "digit": 10,
+    "digit before": 11,
+    "fresh": 2,
+}  # classes of what is read after the first tap; 10 = no digit before
+CARRIED = {
+    "age": OLDEST + 1,
+    "first digit": 10,
+    "so far": len(NUMBERS),
+    "now": len(NUMBERS),
+    "gone": len(SHAPES) + 1,
+    "oldest": len(SHAPES),
+    "newest": len(SHAPES),
+}
+TAPS = (2, 3)  # decoder layers before NEAR and CARRIED are read
+
+
+class FactHead(nn.Module):
+    """Reads facts off (R, D) newline rows of two depths."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.near = nn.Linear(width, sum(NEAR.values()))
+        self.carried = nn.Linear(width, sum(CARRIED.values()))
+
+    def loss(self, near: Tensor, carried: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Return the mean loss over facts and the share right of each.
+
+        Args:
+            near: (R, D) rows after ``TAPS[0]`` layers.
+            carried: (R, D) the same rows after ``TAPS[1]`` layers.
+            truth: (R, K) int64 as ``tell`` gives it, K = 10.
+        """
+        total, right = near.new_zeros((), dtype=torch.float32), {}
+        found: list[Tensor] = []
+        for part, rows, sizes in ((self.near, near, NEAR), (self.carried, carried, CARRIED)):
+            rows = F.rms_norm(rows.float(), (rows.shape[1],), eps=1e-6)
+            found += part(rows).float().split(list(sizes.values()), dim=1)
+        for column, name in enumerate((*NEAR, *CARRIED)):
+            told = truth[:, column] >= 0
+            if told.any():
+                total = total + F.cross_entropy(found[column][told], truth[told, column]) / len(found)
+                right[name] = float((found[column].argmax(dim=1) == truth[:, column])[told].float().mean())
+        return total, right
+
+
+def tell(frames: Sequence[tuple[Take, int]]) -> Tensor:
+    """Write down the facts at the end of every frame of a clip.
+
+    Args:
+        frames: (take, index of the frame in the take), in the order of the stream.
+
+    Returns:
+        (T, K) int64, K = 10, -100 where two things could be meant.
+    """
+    return torch.tensor([_facts(view) for view in views(frames)])
+
+
+def _facts(view: View) -> list[int]:
+    scene, now = view.scene, view.ticks[-1]
+    entries, exits = view.entries, view.exits
+    fresh = len(view.ticks) == 1
+    return [
+        scene.digit(now),
+        10 if fresh else scene.digit(view.ticks[-2]),
+        int(fresh),
+        min(len(view.ticks) - 1, OLDEST),
+        scene.digit(view.ticks[0]),
+        min(len(entries), len(NUMBERS) - 1),
+        min(len(scene.visible(now)), len(NUMBERS) - 1),
+        _shape(exits, max(exits.values())) if exits else NONE_GONE,
+        _shape(entries, min(entries.values())) if entries else -100,
+        _shape(entries, max(entries.values())) if entries else -100,
+    ]
+
+
+def _shape(moments: dict[Sprite, int], tick: int) -> int:
+    """Return the number of the shape of the only sprite with that moment, -100 when there are several."""
+    found = [sprite for sprite, moment in moments.items() if moment == tick]
+    return SHAPES.index(found[0].shape) if len(found) == 1 else -100
