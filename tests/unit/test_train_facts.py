@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from headrace.train.answer import loss
+from headrace.train.evaluate import Spoken
 from headrace.train.facts import CARRIED, NEAR, NONE_GONE, OLDEST, FactHead, tell
 from headrace.train.loop import Run
 from headrace.train.nano import build_nano, train_nano
@@ -14,6 +15,7 @@ from headrace.train.pack import Ask, Clip, Words, pack
 from headrace.train.pool import Take
 from headrace.train.recipe import AGAIN, NANO
 from headrace.video.world import World
+from headrace.video.world.marking import Tally
 from headrace.video.world.sprite import SHAPES
 
 NAMES = (*NEAR, *CARRIED)
@@ -129,3 +131,12 @@ def test_a_run_remembers_where_it_began(tmp_path):
     assert (again.start, again.first) == ("nano", "watch")
     with pytest.raises(ValueError, match="began with watch, not follow"):
         Run(tmp_path, 1, torch.device("cpu"), first="follow", smoke=True).load({})
+
+
+def test_spoken_adds_up():
+    one, two = Spoken(0.5, {"a": Tally(1, 2, 3)}), Spoken(0.5, {"a": Tally(4, 0, 0), "b": Tally(0, 1, 0)})
+    both = one + two
+    assert both.tallies == {"a": Tally(5, 2, 3), "b": Tally(0, 1, 0)}
+    assert both.whole == Tally(5, 3, 3)
+    assert both.events == 8
+    assert both.whole.f1 == pytest.approx(10 / 16)

@@ -16,6 +16,7 @@ from headrace.train.measure import Findings
 from headrace.train.see import TokenHead
 from headrace.train.study import numbered
 from headrace.video.world import World, choices
+from headrace.video.world.marking import Tally
 from headrace.video.world.script import COLOURS, SHAPES
 
 
@@ -98,7 +99,7 @@ def test_every_round_has_worlds_of_its_own():
 def findings():
     results = (("digit", "7", "7"), ("changed", "yes", ""))
     part = Measured("8 frames", results, (True,))
-    return Findings((part, part), (part,), Spoken("16 frames", 0.5, 0.9, 0.8, 0.7, 11))
+    return Findings((part, part), (part,), Spoken(0.5, {"say when": Tally(8, 2, 1)}))
 
 
 def test_a_card_says_what_was_done():
@@ -109,6 +110,10 @@ def test_a_card_says_what_was_done():
     assert "(below .75 at 16 frames): changed (0.00)." in plainly
     assert "| **macro** | **0.500** |" in plainly
     assert "2 seeds of held-out worlds" in plainly
+    assert (
+        "9 events, threshold 0.5: F1\n  **0.842** within one frame (precision 0.800, recall 0.889);\n  say when 0.84."
+        in plainly
+    )
     assert "rest on 50% of the questions, so their error is 1.4 times as\nlarge." in plainly
     control = card(Trained(1, {"follow": 4}, {"follow": 9.0}, 1, "nano, sha256 fed", "none"), findings(), "abc")
     assert "started from a checkpoint (nano, sha256 fed)" in control

@@ -95,10 +95,12 @@ def measure(
 
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
     torch.set_num_threads(context.obj.threads or torch.get_num_threads())
-    with out.progress("held-out worlds", seeds + 7) as move:
+    with out.progress("held-out worlds", 2 * seeds + 6) as move:
         found = measure_nano(folder, clips=clips, seeds=seeds, threshold=threshold, report=lambda title: move())
     out.object("measured", model=folder, **found.figures)
     out.line(table(found))
-    spoken = found.spoken
-    out.line(f"standing instructions, {spoken.events} events: F1 {spoken.f1:.3f} within one frame, precision")
-    out.line(f"{spoken.precision:.3f}, recall {spoken.recall:.3f}, threshold {spoken.threshold}")
+    spoken = found.spoken.whole
+    out.line(f"standing instructions, {found.spoken.events} events: F1 {spoken.f1:.3f} within one frame, precision")
+    out.line(f"{spoken.precision:.3f}, recall {spoken.recall:.3f}, threshold {threshold}")
+    for name, tally in found.spoken.tallies.items():
+        out.line(f"  {name}: F1 {tally.f1:.3f}, {tally.hits + tally.missed} events")

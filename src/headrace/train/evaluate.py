@@ -13,10 +13,11 @@ from headrace.train.drop import keep
 from headrace.train.pack import Ask, Clip, Words, pack
 from headrace.train.pool import Take, take, views
 from headrace.train.summary import EVENTS
-from headrace.video.world import ALL_KINDS, Level, Score, happening, majority, score
+from headrace.video.world import ALL_INSTRUCTIONS, ALL_KINDS, Level, Score, happening, majority, score
 from headrace.video.world.fair import odds
 from headrace.video.world.generator import Draw
-from headrace.video.world.marking import FRAME_S, Marker, Tally
+from headrace.video.world.kind import texts
+from headrace.video.world.marking import FRAME_S, Marker, Tally, total
 
 EVALUATE = 21  # purpose of a draw
 CROWD = 4  # things on the picture from which binding colour to shape is hard
@@ -74,21 +75,31 @@ def held_out_clip(model: Any, number: int, frames: int, level: Level | None = No
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """How well standing instructions were followed on held-out clips.
+    """How well standing instructions were followed on held-out clips; an event counts as met within one frame.
 
     Attributes:
-        title: What was measured.
         threshold: Speak where the probability of staying silent is below it.
-        f1, precision, recall: Over all instructions, an event counts as met within one frame.
-        events: Number of events.
+        tallies: What each instruction came to, by its text with placeholders.
     """
 
-    title: str
     threshold: float
-    f1: float
-    precision: float
-    recall: float
-    events: int
+    tallies: dict[str, Tally]
+
+    def __add__(self, other: Spoken) -> Spoken:
+        assert self.threshold == other.threshold, "two thresholds make no sum"
+        names = self.tallies | other.tallies
+        both = ((name, (self.tallies.get(name), other.tallies.get(name))) for name in names)
+        return Spoken(self.threshold, {name: total(part for part in parts if part) for name, parts in both})
+
+    @property
+    def whole(self) -> Tally:
+        """All instructions in one."""
+        return total(self.tallies.values())
+
+    @property
+    def events(self) -> int:
+        """Number of events."""
+        return self.whole.hits + self.whole.missed
 
 
 @torch.no_grad()
@@ -103,7 +114,8 @@ def listen(model: Any, words: Words, *, clips: int, frames: int, first: int = 0,
         first: Number of the first held-out world.
         threshold: Speak where the probability of staying silent is below it.
     """
-    tally = Tally()
+    told = {text: instruction for instruction in ALL_INSTRUCTIONS for text in texts(instruction)}
+    tallies = dict.fromkeys(ALL_INSTRUCTIONS, Tally())
     for number in range(first, first + clips):
         clip = held_out_clip(model, number, frames)
         happens = [happening(view) for view in views(clip.frames)]
@@ -117,8 +129,8 @@ def listen(model: Any, words: Words, *, clips: int, frames: int, first: int = 0,
             for at in range(frames):
                 if speaks[at, column]:
                     marker.said(at * FRAME_S)
-            tally = tally + marker.tally()
-    return Spoken(f"{frames} frames", threshold, tally.f1, tally.precision, tally.recall, tally.hits + tally.missed)
+            tallies[told[text]] += marker.tally()
+    return Spoken(threshold, tallies)
 
 
 @torch.no_grad()

@@ -68,7 +68,8 @@ def card(trained: Trained, found: Findings, sha256: str) -> str:
     origin = f"started from a checkpoint ({trained.start})" if trained.start else "from nothing"
     before = " What it started from may have been trained otherwise." if trained.start else ""
     longest = MOST_DENSE if trained.drop == "none" else LONG[-1]
-    main, spoken = found.main, found.spoken
+    main, spoken, threshold = found.main, found.spoken.whole, found.spoken.threshold
+    apart = ", ".join(f"{name} {tally.f1:.2f}" for name, tally in found.spoken.tallies.items())
     times = len(main.results) * len(found.others) / sum(len(part.results) for part in found.others)
     weak = [f"{kind} ({share:.2f})" for kind, share in main.model.by_kind.items() if share < 0.75]
     kinds, macros = len(main.model.by_kind), ", ".join(f"{part.model.macro:.3f}" for part in found.seeds)
@@ -86,8 +87,9 @@ trained on headrace's own synthetic world. It loads with plain transformers.
 - **Positions**: tokens that a compressor drops leave a gap (`positions: original` in config.json).
   {DROPPED[trained.drop]}{before}
 - **Standing instructions**: asked after a frame, it stops at once unless the instruction came true on that frame.
-  On held-out clips of 16 frames, every instruction, {spoken.events} events, threshold {spoken.threshold}: F1
-  **{spoken.f1:.3f}** within one frame (precision {spoken.precision:.3f}, recall {spoken.recall:.3f}).
+  On held-out clips of 16 frames, {found.spoken.events} events of all instructions, threshold {threshold}: F1
+  **{spoken.f1:.3f}** within one frame (precision {spoken.precision:.3f}, recall {spoken.recall:.3f});
+  {apart}.
 - **Weak** (below .75 at 16 frames): {", ".join(weak) or "no kind"}.
 - **Not trained**: several turns, more than {longest} frames at once, the levels easy and hard (pictures of
   the latter are resized to 128 px).

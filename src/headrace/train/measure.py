@@ -20,7 +20,7 @@ class Findings:
     Attributes:
         seeds: Clips of 16 frames at the standard level, one measurement per seed of held-out worlds.
         others: Other lengths, fewer tokens, other levels.
-        spoken: Standing instructions on clips of 16 frames.
+        spoken: Standing instructions on clips of 16 frames, of all seeds.
     """
 
     seeds: tuple[Measured, ...]
@@ -44,9 +44,10 @@ class Findings:
             "by_kind": main.model.by_kind,
             "questions": len(main.results),
             "others": {part.title: part.model.macro for part in self.others},
-            "speak_f1": self.spoken.f1,
-            "speak_precision": self.spoken.precision,
-            "speak_recall": self.spoken.recall,
+            "speak_f1": self.spoken.whole.f1,
+            "speak_precision": self.spoken.whole.precision,
+            "speak_recall": self.spoken.whole.recall,
+            "speak_by_instruction": {name: tally.f1 for name, tally in self.spoken.tallies.items()},
             "speak_threshold": self.spoken.threshold,
         }
 
@@ -65,7 +66,7 @@ def measure(
     Args:
         model: The LLaVA-OneVision model.
         words: The tokenizer's ids.
-        clips: Clips per seed; a quarter of that for everything else.
+        clips: Clips per seed; a quarter of that for everything else, for standing instructions per seed.
         seeds: Seeds of held-out worlds for the main figure; no world belongs to two.
         threshold: Speak where the probability of staying silent is below it.
         report: Called with the title of what has been measured.
@@ -86,6 +87,8 @@ def measure(
     ):
         others.append(replace(evaluate(model, words, clips=fewer, frames=frames, **how), title=title))
         report(title)
-    spoken = listen(model, words, clips=fewer, frames=FRAMES, threshold=threshold)
-    report("standing instructions")
+    spoken = Spoken(threshold, {})
+    for number in range(seeds):
+        spoken += listen(model, words, clips=fewer, frames=FRAMES, first=number * clips, threshold=threshold)
+        report(f"standing instructions, seed {number + 1}")
     return Findings(tuple(main), tuple(others), spoken)
