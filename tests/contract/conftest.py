@@ -11,18 +11,7 @@ import torch
 
 from contract.plays import Case, Play, cases, entry_names, play_of
 
-# How to make a tiny random model of a family, as a folder in transformers' layout.
 ROLES = ("encoder", "compressor", "memory", "speaker")
-
-
-def _tiny_llava_onevision(folder: Any) -> None:
-    from headrace.backbones import plain
-
-    tokenizer = plain.word_tokenizer(["what", "is", "there", "now"])
-    plain.save(plain.build(plain.tiny_config(len(tokenizer)), gain=6.0), tokenizer, folder)
-
-
-TINY: dict[str, Callable[[Any], None]] = {"llava_onevision": _tiny_llava_onevision}
 
 
 @pytest.fixture(scope="session")
@@ -31,9 +20,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
 
     @cache
     def make(family: str) -> Any:
-        assert family in TINY, f"family {family!r} has no tiny model: add one to TINY"
+        from headrace.backbones import plain
+
         folder = tmp_path_factory.mktemp(family)
-        TINY[family](folder)
+        plain.save(*plain.tiny(family, ["what", "is", "there", "now"]), folder)
         return folder
 
     return make

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import CONFIG_MAPPING
 
-from headrace.backbones.llava_onevision import MODEL_TYPE as LLAVA_ONEVISION
-from headrace.backbones.llava_onevision import LlavaOnevision
+from headrace.backbones.adapter import Adapter
 from headrace.backbones.loading import Checkpoint, ModelError
 from headrace.protocols import Backbone
 
 __all__ = ["FAMILIES", "ModelError", "adopt", "load"]
 
-FAMILIES = {LLAVA_ONEVISION: LlavaOnevision}
+# A family is a file that is called as transformers calls the model type; its module is imported when it is needed.
+FAMILIES = tuple(sorted(file.stem for file in Path(__file__).parent.glob("*.py") if file.stem in CONFIG_MAPPING))
 
 
 def load(
@@ -40,16 +43,14 @@ def load(
         ModelError: Not found, damaged, or of a family that is not supported.
     """
     checkpoint = Checkpoint(name, revision=revision, offline=offline)
-    config = checkpoint.config()
-    if config.model_type not in FAMILIES:
-        known = ", ".join(FAMILIES)
-        raise ModelError(f"model {name!r}: family {config.model_type!r} is not supported; supported: {known}")
+    family = _adapter(checkpoint.config().model_type, name)
     try:
-        return FAMILIES[config.model_type].load(checkpoint, dtype=dtype, device=torch.device(device))
+        backbone: Backbone = family.load(checkpoint, dtype=dtype, device=torch.device(device))
     except ModelError:
         raise
     except ValueError as error:  # from a part that does not know which model it was given
         raise ModelError(f"model {name!r}: {error}") from None
+    return backbone
 
 
 def adopt(model: Any, tokenizer: Any, *, name: str = "adopted") -> Backbone:
@@ -63,7 +64,19 @@ def adopt(model: Any, tokenizer: Any, *, name: str = "adopted") -> Backbone:
     Raises:
         ModelError: Its family is not supported.
     """
-    family = model.config.model_type
+    backbone: Backbone = _adapter(model.config.model_type, name).adopt(model, tokenizer, name=name)
+    return backbone
+
+
+def _adapter(family: str, name: str) -> type[Any]:
+    """Find a family's adapter: the one class its module defines for it.
+
+    Raises:
+        ModelError: There is none; the line names those there are.
+    """
     if family not in FAMILIES:
         raise ModelError(f"model {name!r}: family {family!r} is not supported; supported: {', '.join(FAMILIES)}")
-    return FAMILIES[family].adopt(model, tokenizer, name=name)
+    module = importlib.import_module(f"headrace.backbones.{family}")
+    found = [x for x in vars(module).values() if isinstance(x, type) and issubclass(x, Adapter) and x is not Adapter]
+    (adapter,) = found
+    return adapter

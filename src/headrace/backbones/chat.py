@@ -45,22 +45,27 @@ class Chat:
         return between + text.strip() + self.after
 
 
-def read_chat(tokenizer: Any, *, video: str) -> Chat:
-    """Cut a tokenizer's chat template into pieces.
+def read_chat(tokenizer: Any, *, video: str, template: str | None = None) -> Chat:
+    """Cut a chat template into pieces.
 
     Args:
         tokenizer: A transformers tokenizer with a chat template.
         video: The text a video stands for in the rendered template, e.g. ``<video>``.
+        template: The template, None for the tokenizer's own.
 
     Raises:
         ValueError: The template is missing or does not write a video and then the question.
     """
-    if not getattr(tokenizer, "chat_template", None):
+    template = template or getattr(tokenizer, "chat_template", None)
+    if not template:
         raise ValueError("chat template: the tokenizer has none; add chat_template.jinja to the folder")
 
     def render(*messages: dict[str, Any]) -> str:
         try:
-            return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+            written = tokenizer.apply_chat_template(
+                list(messages), chat_template=template, tokenize=False, add_generation_prompt=True
+            )
+            return str(written)
         except Exception as error:  # a template is a program; it may fail in any way
             why = (str(error) or type(error).__name__).splitlines()[0]
             raise ValueError(f"chat template: cannot write a conversation about a video ({why})") from None

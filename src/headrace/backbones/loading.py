@@ -112,7 +112,7 @@ def fingerprint(model: Any) -> str:
     """Hash the names, shapes and first values of all weights; finds another model or another training run."""
     digest = hashlib.sha256()
     for name, weight in model.named_parameters():
-        first = weight.detach().flatten()[:8].float().cpu().tolist()
+        first = [] if weight.is_meta else weight.detach().flatten()[:8].float().cpu().tolist()
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype} {first}".encode())
     return digest.hexdigest()[:16]
 

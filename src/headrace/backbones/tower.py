@@ -12,7 +12,7 @@ from headrace.protocols import VisionBlock
 
 
 class SiglipBlock:
-    """A SigLIP layer of transformers, opened (pre-norm, full attention within a frame)."""
+    """A SigLIP layer of transformers, SmolVLM's too, opened (pre-norm, full attention within a frame)."""
 
     def __init__(self, layer: Any) -> None:
         self._layer = layer
@@ -47,6 +47,12 @@ class SiglipBlock:
     def mlp(self, x: Tensor) -> Tensor:
         """Apply the MLP."""
         return self._layer.mlp(x)  # type: ignore[no-any-return]
+
+
+def embed_patches(embeddings: Any, px: Tensor) -> Tensor:
+    """Embed the patches of SigLIP's native square and their places: (F, 3, S, S) to (F, g*g, D)."""
+    patches = embeddings.patch_embedding(px).flatten(2).transpose(1, 2)
+    return patches + embeddings.position_embedding.weight  # type: ignore[no-any-return]
 
 
 def run_tower(blocks: Sequence[VisionBlock], h: Tensor) -> Tensor:

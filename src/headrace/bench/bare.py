@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+FAMILY = "llava_onevision"  # what this is written for
+
 
 class BareModel:
     """Tower and decoder called straight, with room for a fixed number of rows.

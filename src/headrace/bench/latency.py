@@ -36,7 +36,7 @@ class Setting:
     """What is measured.
 
     Attributes:
-        shape: A name of ``plain.SHAPES``.
+        shape: A name of ``plain.shapes``.
         pipeline: What is compared with dense.
         lengths: Frames after which ratios are taken and a question is asked, ascending.
         source: What is watched.
@@ -153,7 +153,7 @@ class Bench:
         check_room(what, needed_bytes(config, dtype, setting.lengths[-1]), place)
         tell(f"building {setting.shape} and warming up")
         self._model = plain.build_large(config, dtype=dtype, device=place)
-        self._backbone = Timed(adopt(self._model, plain.word_tokenizer([]), name=setting.shape))
+        self._backbone = Timed(adopt(self._model, plain.word_tokenizer([], config.model_type), name=setting.shape))
         self._engine = Engine(self._backbone)
         self._names = [DENSE, setting.pipeline]
         self._tower: dict[str, dict[str, list[Products]]] = {}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from headrace.backbones import adopt, plain
-from headrace.bench.bare import BareModel
+from headrace.bench.bare import FAMILY, BareModel
 from headrace.engine import Engine
 from headrace.types import Frame
 
@@ -66,7 +66,7 @@ def overhead(
     """Measure the engine against bare modules and against transformers' own prefill.
 
     Args:
-        shape: A name of ``plain.SHAPES``; weights are random.
+        shape: A name of ``plain.shapes`` of the family that the bare model is written for; weights are random.
         frames: Frames per run, >= 4.
         repeats: Runs, >= 1.
         dtype: Type of the weights.
@@ -78,8 +78,10 @@ def overhead(
     """
     if frames < 4 or repeats < 1:
         raise ValueError(f"frames must be at least 4 and repeats at least 1, not {frames} and {repeats}")
-    place = torch.device(device)
-    model = plain.build_large(plain.shape_config(shape), dtype=dtype, device=place)
+    place, config = torch.device(device), plain.shape_config(shape)
+    if config.model_type != FAMILY:
+        raise ValueError(f"model shape {shape!r} is of the family {config.model_type}; this bench measures {FAMILY}")
+    model = plain.build_large(config, dtype=dtype, device=place)
     backbone = adopt(model, plain.word_tokenizer([]), name=shape)
     size = model.config.vision_config.image_size
     generator = torch.Generator().manual_seed(0)

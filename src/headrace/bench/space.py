@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from headrace.backbones import plain
+from headrace.backbones import adopt, plain
 
 SPARE_BYTES = 3 << 29  # for activations, the interpreter and the factors of floors
 MEMINFO, LIMIT, USED = (
@@ -23,17 +23,16 @@ def needed_bytes(config: Any, dtype: torch.dtype, frames: int) -> int:
     """Estimate what a latency bench takes: one copy of the weights, the past of three contenders, and some to spare.
 
     Args:
-        config: A LLaVA-OneVision configuration.
+        config: A configuration of any family.
         dtype: Type of weights, keys and values.
         frames: Frames of a run.
     """
     model = plain.build_large(config, dtype=dtype, device=torch.device("meta"))
-    weights = sum(param.numel() for param in model.parameters())
-    text, vision = config.text_config, config.vision_config
-    grid = -(-(vision.image_size // vision.patch_size) // 2)
-    row = text.num_hidden_layers * text.num_key_value_heads * (text.hidden_size // text.num_attention_heads)
-    tensors = 3 + 3 + 2  # two streams hold keys, values and rotated keys; transformers holds keys and values
-    return int(dtype.itemsize * (weights + tensors * grid * grid * frames * row)) + SPARE_BYTES
+    weights = sum(param.numel() for param in model.parameters()) * dtype.itemsize
+    spec = adopt(model, plain.word_tokenizer([], config.model_type), name="sized").spec
+    rows = -(-frames // spec.frames_per_step) * (spec.grid[0] * spec.grid[1] + spec.around_rows)
+    streams = 2 * rows * spec.row_bytes * 3 // 2  # keys, values and rotated keys of each
+    return int(weights + streams + rows * spec.row_bytes + SPARE_BYTES)
 
 
 def free_bytes(device: torch.device) -> int | None:

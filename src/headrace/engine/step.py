@@ -90,7 +90,7 @@ def advance(
         MemoryBudgetError: The rows would not fit; the state is unchanged.
     """
     spec = backbone.spec
-    most = len(frames) * (spec.grid[0] * spec.grid[1] + 1)
+    most = len(frames) * (spec.grid[0] * spec.grid[1] + spec.around_rows)
     check_budget(pipeline, spec, state.memory, most, budget_bytes)
     watch = Stopwatch(backbone)
     encoder, compressor, sight = see(pipeline, backbone, state, frames, watch)

@@ -187,8 +187,8 @@ class Stream:
                 raise ValueError("question: no frame has been pushed yet; push at least one before asking")
             num_rows = 1 + len(self._backbone.turn(query.text, self._state.cursor)) + query.max_tokens
             if query.remember:
-                grid, pending = self.spec.grid, self._state.pending
-                most = num_rows + len(pending) * (grid[0] * grid[1] + 1)
+                grid, around, pending = self.spec.grid, self.spec.around_rows, self._state.pending
+                most = num_rows + len(pending) * (grid[0] * grid[1] + around)
                 check_budget(self.pipeline, self.spec, self._state.memory, most, self._budget_bytes)
                 if pending:
                     self._step(replace(self._state, pending=()), pending)

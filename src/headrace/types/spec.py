@@ -52,6 +52,7 @@ class ModelSpec:
         device: Where they live.
         stop_ids: Vocabulary ids that end an answer.
         position_rows: P, 1 or 3.
+        around_rows: Most rows a step has around its visual tokens: newlines, delimiters, timestamps.
         prefix_rows: Rows before the first frame, the sinks of memories that keep them.
         fingerprint: Hash of shapes and some of the weights; a saved stream goes on only with the same model.
     """
@@ -75,6 +76,7 @@ class ModelSpec:
     device: torch.device
     stop_ids: tuple[int, ...]
     position_rows: int = 1
+    around_rows: int = 1
     prefix_rows: int = 0
     fingerprint: str = ""
 

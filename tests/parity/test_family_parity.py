@@ -1,0 +1,120 @@
+"""Every family gives transformers' own logits and tokens; the families are those that are found."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from headrace.backbones import FAMILIES, plain
+from headrace.engine import Engine
+from headrace.types import Kind
+from parity.families import kin, write
+from parity.models import QUESTION, Recorder, frames
+from unit.tiny import objects, run
+
+TOLERANCE = 1e-4
+WIDE, TALL = (30, 44), (52, 28)  # aspect ratios of the source
+EVERY = pytest.mark.parametrize("family", FAMILIES)
+CLIPS = [(1, WIDE), (2, TALL), (7, WIDE)]
+MORE = [(n, size) for n in (1, 2, 7, 16) for size in (WIDE, TALL) if (n, size) not in CLIPS]
+
+
+def test_every_file_of_a_family_is_found():
+    assert "llava_onevision" in FAMILIES
+    assert set(plain.shapes().values()) == set(FAMILIES), "every family names the shape of a released model"
+
+
+@EVERY
+@pytest.mark.parametrize(("num", "size"), [*CLIPS, *(pytest.param(*clip, marks=pytest.mark.long) for clip in MORE)])
+def test_logits_of_every_row_and_greedy_tokens(family, num, size):
+    """Frames one by one, and all at once: the same ids, the same logits, the tokens of ``generate``."""
+    model, shown = kin(family), frames(num, size=size)
+    inputs = model.inputs((QUESTION, shown))
+    want, tokens = model.forward(inputs), model.generate(inputs, 12)
+    assert len(set(tokens)) > 2, "a model that always says the same proves nothing"
+    assert float(want.abs().max()) > 1, "logits this small are equal by accident"
+    for chunk in {1, num}:
+        recorder = Recorder(model.engine.backbone)
+        stream = Engine(recorder).open("full", chunk_frames=chunk)
+        for frame in shown:
+            stream.push(frame)
+        answer = stream.ask(QUESTION, max_tokens=12)
+        same_ids(recorder, inputs["ids"])
+        assert float((recorder.logits_of_all[: len(want)] - want).abs().max()) <= TOLERANCE
+        assert list(answer.tokens) == tokens
+        assert answer.finish == "length"
+
+
+def same_ids(recorder: Recorder, want: torch.Tensor) -> None:
+    """The rows that were run are the tokenized conversation, with one placeholder where no vocabulary entry stands."""
+    got = torch.cat([segment.tokens for segment in recorder.segments])[: want.shape[1]]
+    assert torch.equal(got[got >= 0], want[0][got >= 0])
+    assert len(want[0][got < 0].unique()) == 1
+
+
+@EVERY
+def test_text_before_and_after_a_clip(family):
+    """A clip, a question, its answer, another clip, a question, and one with no frames between."""
+    model, shown = kin(family), frames(6, size=TALL)
+    turns, answers, rows = [], [], 0
+    recorder = Recorder(model.engine.backbone)
+    stream = Engine(recorder).open("full")
+    for question, clip in ((QUESTION, shown[:3]), ("w9 w4", shown[3:]), ("w5", [])):
+        for frame in clip:
+            stream.push(frame)
+        turns.append((question, clip))
+        inputs = model.inputs(*turns, answers=answers)
+        answer = stream.ask(question, max_tokens=5, remember=True)
+        assert list(answer.tokens) == model.generate(inputs, 5)
+        answers.append(answer.text)
+        rows = inputs["ids"].shape[1]
+    same_ids(recorder, inputs["ids"])
+    assert float((recorder.logits_of_all[:rows] - model.forward(inputs)).abs().max()) <= TOLERANCE
+    assert len(set(answers)) == 3
+
+
+@EVERY
+@pytest.mark.parametrize("memory", ["full", "recent:32"])
+def test_two_streams_in_turn_equal_each_alone(family, memory):
+    model = kin(family)
+    clips = [frames(5, seed=seed, size=size) for seed, size in ((1, WIDE), (2, TALL))]
+    streams = [model.engine.open(memory) for _ in clips]
+    for pair in zip(*clips, strict=True):
+        for stream, frame in zip(streams, pair, strict=True):
+            stream.push(frame)
+    got = [stream.ask(QUESTION, max_tokens=8).tokens for stream in streams]
+    for clip, tokens in zip(clips, got, strict=True):
+        alone = model.engine.open(memory)
+        for frame in clip:
+            alone.push(frame)
+        assert alone.ask(QUESTION, max_tokens=8).tokens == tokens
+        assert list(tokens) == model.generate(model.inputs((QUESTION, clip)), 8)
+    assert got[0] != got[1]
+
+
+@EVERY
+def test_rows_around_frames_are_as_many_as_the_spec_says_at_most(family):
+    """What a memory's budget rests on; they name the frame they belong to, so that it is never torn apart."""
+    model, recorder = kin(family), Recorder(kin(family).engine.backbone)
+    stream, spec = Engine(recorder).open("full"), model.engine.backbone.spec
+    for frame in frames(4 * spec.frames_per_step):
+        stream.push(frame)
+    prefix, *steps = recorder.segments
+    assert len(prefix) == spec.prefix_rows
+    assert (prefix.kind == Kind.PREFIX).all()
+    for segment in steps:
+        around = segment.kind != Kind.VISUAL
+        assert around.sum() <= spec.around_rows
+        assert (~around).sum() == spec.grid[0] * spec.grid[1]
+        assert (segment.frame >= 0).all()
+
+
+@EVERY
+def test_a_folder_save_pretrained_wrote_answers_through_the_command_line(family, tmp_path):
+    write(family, tmp_path / "model")
+    code, stdout, stderr = run(
+        "ask", "world:7,seconds=2", "w1 w2", "--model", str(tmp_path / "model"), "--max-tokens", "4", "--json"
+    )
+    assert code == 0, stderr
+    (said,) = [line for line in objects(stdout) if line["event"] == "answer"]
+    assert said["text"].startswith("w")
