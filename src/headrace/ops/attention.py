@@ -1,7 +1,8 @@
 """Attention over several groups of keys as if they were one.
 
-Each group is attended by the fused kernel on its own; the log-sum-exp of its logits says how much of one joint softmax
-it is worth. So the past is never concatenated, copied or masked, and grouped query heads cost no copy of the keys.
+Each group is attended on its own, by the fused kernel or by plain products (``ops/blocked.py``), whichever is faster;
+the log-sum-exp of its logits says how much of one joint softmax it is worth. So the past is never concatenated or
+masked, and grouped query heads cost no copy of the keys.
 
 Source: the identity behind FlashAttention (arXiv 2205.14135); checked against one plain softmax in the tests.
 """
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from headrace.ops import blocked
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,10 +46,10 @@ def joint_attention(q: Tensor, groups: Sequence[KeyGroup], *, scale: float) -> T
     Returns:
         (H, T, D) in the type of ``q``.
     """
-    parts = [_attend(q, group, scale) for group in groups if group.keys.shape[1]]
+    parts = [_attend(q, piece, scale) for group in groups for piece in _pieces(q, group)]
     out, lse = parts[0]
     if len(parts) == 1:
-        return out
+        return out.to(q.dtype)
     share = torch.softmax(torch.stack([lse for _, lse in parts]), dim=0).to(lse.dtype).unsqueeze(-1)
     total = out * share[0]
     for (part, _), weight in zip(parts[1:], share[1:], strict=True):
@@ -54,9 +57,21 @@ def joint_attention(q: Tensor, groups: Sequence[KeyGroup], *, scale: float) -> T
     return total.to(q.dtype)
 
 
+def _pieces(q: Tensor, group: KeyGroup) -> list[KeyGroup]:
+    """Cut a group to as many keys as plain products take at a time; an empty one has no pieces."""
+    num = group.keys.shape[1]
+    if num <= blocked.KEYS or group.causal or group.mask is not None or not blocked.pays(q, blocked.KEYS):
+        return [group] if num else []
+    pairs = zip(group.keys.split(blocked.KEYS, 1), group.values.split(blocked.KEYS, 1), strict=True)
+    return [KeyGroup(keys, values) for keys, values in pairs]
+
+
 def _attend(q: Tensor, group: KeyGroup, scale: float) -> tuple[Tensor, Tensor]:
-    """Attend to one group: (H, T, D) outputs and (H, T) fp32 log-sum-exp of the logits."""
+    """Attend to one group: (H, T, D) outputs, perhaps not rounded yet, and (H, T) fp32 log-sum-exp of the logits."""
     heads, rows, width = q.shape
+    if group.mask is None and blocked.pays(q, group.keys.shape[1]):
+        work = blocked.attend_causally if group.causal and rows > 1 else blocked.attend
+        return work(q, group.keys, group.values, scale)
     kv_heads = group.keys.shape[0]
     repeat = heads // kv_heads
     if group.causal and rows > 1:
