@@ -19,6 +19,7 @@ from headrace.types import (
     Frame,
     ModelSpec,
     Observation,
+    Placed,
     Segment,
     Span,
     VisualTokens,
@@ -275,8 +276,8 @@ class Memory(Protocol[S]):
     def write(self, state: S, span: Span) -> S:
         """Take the rows of a finished Context (or the tokens of a step) and forget what no longer fits."""
 
-    def recall(self, state: S) -> tuple[VisualTokens | Segment, ...]:
-        """Say what a ``tokens`` memory wants run again, oldest first; empty for ``kv``."""
+    def recall(self, state: S) -> tuple[VisualTokens | Placed | Segment, ...]:
+        """Say what a ``tokens`` memory wants run again, in the order to run it; empty for ``kv``."""
 
     def num_bytes(self, state: S) -> int:
         """Bytes held by the stream's past."""

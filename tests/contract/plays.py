@@ -21,8 +21,8 @@ from contract.streams import DIM, frames_of, observation_of, place, tokens_of, t
 from headrace import registry
 from headrace.cache import KVCache
 from headrace.engine.state import pack, unpack
-from headrace.engine.step import apply
-from headrace.types import Cursor, ModelSpec, Span, VisualTokens
+from headrace.engine.step import apply, put
+from headrace.types import Cursor, ModelSpec, Placed, Span, VisualTokens
 from reference.naive.decoder import Decoder, drive, spec
 
 REFERENCE = Path(__file__).parent.parent / "reference"
@@ -188,8 +188,11 @@ class MemoryPlay(Play):
         segment, cursor = place(self.walk(0)[0].raw, Cursor())
         drive(self.decoder, segment, context)
         for item in self.method.recall(state):
-            raw = wrapped(item, self.spec.position_rows) if isinstance(item, VisualTokens) else item
-            segment, cursor = place(raw, cursor)
+            if isinstance(item, Placed):
+                segment, cursor = put(item, wrapped(item.tokens, self.spec.position_rows), cursor)
+            else:
+                raw = wrapped(item, self.spec.position_rows) if isinstance(item, VisualTokens) else item
+                segment, cursor = place(raw, cursor)
             drive(self.decoder, segment, context)
         return cursor
 

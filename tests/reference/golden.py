@@ -1,6 +1,7 @@
 """Check golden files, outputs of published code, against our methods: ``python -m tests.reference.golden FILE...``.
 
-A family is recognised by its tensors; each method's check stands in its twin as ``golden``. One line per file; the exit
+A family is recognised by the method its metadata names (``flash-vstream B``: the twin ``flash_vstream``) or by a tensor
+only it has; each method's check stands in its twin as ``golden``. One line per file; the exit
 status is 1 on a mismatch, a damaged file or an unknown family.
 """
 
@@ -17,6 +18,17 @@ from torch import Tensor
 #: Family: a tensor only its files have, and the twins that check it.
 FAMILIES = {"stc": ("cacher.hidden", ("stc_cacher", "stc_pruner"))}
 TOLERANCE = 1e-4  # of the largest value
+
+
+def named(settings: dict[str, str]) -> list[str]:
+    """The twin called like the first word of what the file says it is of, if that has a check."""
+    first = settings.get("method", "").lower().replace("-", "_").split()[:1]
+    return [name for name in first if name in checked()]
+
+
+def checked() -> list[str]:
+    """All twins with a check."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if "\ndef golden(" in path.read_text())
 
 
 class MismatchError(AssertionError):
@@ -64,11 +76,10 @@ def check(path: Path) -> str:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ValueError(f"cannot be read ({error})") from None
-    for mark, twins in FAMILIES.values():
-        if mark in tensors:
-            found = [importlib.import_module(f"reference.{twin}").golden(tensors, settings) for twin in twins]
-            return ", ".join(found)
-    raise ValueError(f"no known family; known: {', '.join(FAMILIES)}")
+    marked = [twin for mark, twins in FAMILIES.values() if mark in tensors for twin in twins]
+    if twins := named(settings) or marked:
+        return ", ".join(importlib.import_module(f"reference.{twin}").golden(tensors, settings) for twin in twins)
+    raise ValueError(f"no known family; known: {', '.join(checked())}")
 
 
 def main(paths: list[str]) -> int:
@@ -87,4 +98,4 @@ def main(paths: list[str]) -> int:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(importlib.import_module("reference.golden").main(sys.argv[1:]))  # the module the twins know

@@ -37,10 +37,25 @@ def test_files_pass(path: Path) -> None:
     assert golden.check(path)
 
 
-@pytest.mark.parametrize("key", ["cacher.hidden", "full.hidden", "pruner.kept_indices"])
-def test_a_changed_value_is_found(tmp_path: Path, key: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("stc_interval2_chunk1", "cacher.hidden"),
+        ("stc_interval2_chunk1", "full.hidden"),
+        ("stc_interval2_chunk1", "pruner.kept_indices"),
+        ("flash-vstream-b_1", "csm"),
+        ("flash-vstream-b_1", "csm_labels"),
+        ("flash-vstream-b_1", "dam_units"),
+        ("flash-vstream-b_1", "memory_sum"),
+        ("flash-vstream-b_1", "position_ids"),
+        ("flash-vstream-b_stream_1", "step1.published_times"),
+        ("flash-vstream-a_1", "memory"),
+        ("flash-vstream-a_1", "heaviest_three"),
+    ],
+)
+def test_a_changed_value_is_found(tmp_path: Path, name: str, key: str) -> None:
     with pytest.raises(golden.MismatchError, match=key.removeprefix("pruner.")):
-        golden.check(changed(FILES[0], tmp_path / "changed.safetensors", key))
+        golden.check(changed(DATA / f"{name}.safetensors", tmp_path / "changed.safetensors", key))
 
 
 def test_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,8 +65,11 @@ def test_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     text.write_text("no tensors")
     command = [sys.executable, "-m", "tests.reference.golden", str(unknown)]
     done = subprocess.run(command, cwd=DATA.parents[2], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (1, f"{unknown}: FAILED, no known family; known: stc\n")
-    assert golden.main([str(FILES[0]), str(unknown), str(text), "missing"]) == 1
+    assert (done.returncode, done.stdout) == (
+        1,
+        f"{unknown}: FAILED, no known family; known: {', '.join(golden.checked())}\n",
+    )
+    assert golden.main([str(FILES[-1]), str(unknown), str(text), "missing"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert ": ok, " in lines[0]
     assert [": FAILED, " in line for line in lines[1:]] == [True, True, True]

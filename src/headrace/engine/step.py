@@ -19,9 +19,11 @@ from headrace.types import (
     Edit,
     Frame,
     Keep,
+    Kind,
     Merge,
     ModelSpec,
     Observation,
+    Placed,
     Replace,
     Report,
     Segment,
@@ -172,7 +174,9 @@ def check_budget(pipeline: Pipeline, spec: ModelSpec, memory: Any, num_rows: int
         )
 
 
-def replay(pipeline: Pipeline, backbone: Backbone, items: Sequence[VisualTokens | Segment], context: Context) -> Cursor:
+def replay(
+    pipeline: Pipeline, backbone: Backbone, items: Sequence[VisualTokens | Placed | Segment], context: Context
+) -> Cursor:
     """Run a token memory's past through the decoder: prefix, frames and turns in order.
 
     Returns:
@@ -182,8 +186,32 @@ def replay(pipeline: Pipeline, backbone: Backbone, items: Sequence[VisualTokens 
     backbone.extend(segment, context, outputs=0)
     for item in items:
         is_turn = isinstance(item, Segment)
-        segment = item if isinstance(item, Segment) else backbone.wrap(item, cursor)
-        segment, cursor = backbone.place(cursor, segment)
+        if isinstance(item, Placed):
+            segment, cursor = put(item, backbone.wrap(item.tokens, cursor), cursor)
+        else:
+            raw = item if isinstance(item, Segment) else backbone.wrap(item, cursor)
+            segment, cursor = backbone.place(cursor, raw)
         backbone.extend(segment, context, pruner=None if is_turn else pipeline.pruner, outputs=0)
         cursor = answered(cursor) if is_turn else framed(cursor)
     return cursor
+
+
+def put(item: Placed, segment: Segment, cursor: Cursor) -> tuple[Segment, Cursor]:
+    """Give wrapped tokens the positions that came with them; rows around them count one each.
+
+    Args:
+        item: The tokens and their positions.
+        segment: What the backbone wrapped them in.
+        cursor: Where the stream stands.
+
+    Returns:
+        The placed segment, and the cursor behind it.
+    """
+    visual = torch.nonzero(segment.kind == Kind.VISUAL).squeeze(1)
+    before = int(visual[0]) if len(visual) else 0
+    around = torch.arange(len(segment))
+    ids = torch.where(around < before, around, around - len(visual) + item.advance).expand(3, -1).clone()
+    ids[:, visual] = before + item.ids
+    advance = len(segment) - len(visual) + item.advance
+    placed = replace(segment, ids=ids + cursor.next, advance=advance)
+    return placed, replace(cursor, next=cursor.next + advance)

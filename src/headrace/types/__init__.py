@@ -7,7 +7,7 @@ Shape letters used in the whole package: ``T`` new decoder rows, ``N`` visual to
 from headrace.types.rows import Attention, Cursor, Kind, LayerSpan, Moment, Segment, Span, join
 from headrace.types.spec import ModelSpec, Rope
 from headrace.types.talk import Answer, Decision, Event, Observation, Query, Reply, Report, Token
-from headrace.types.visual import Edit, Frame, Keep, Merge, Replace, Sight, VisualTokens
+from headrace.types.visual import Edit, Frame, Keep, Merge, Placed, Replace, Sight, VisualTokens
 
 __all__ = [
     "Answer",
@@ -24,6 +24,7 @@ __all__ = [
     "ModelSpec",
     "Moment",
     "Observation",
+    "Placed",
     "Query",
     "Replace",
     "Reply",

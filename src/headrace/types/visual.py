@@ -141,6 +141,21 @@ class VisualTokens:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Placed:
+    """Visual tokens that a memory shows again at positions of its own, where the model has three position rows.
+
+    Attributes:
+        tokens: The tokens of one frame.
+        ids: (3, N) int64 positions in time, rows and columns, relative to where the first token stands.
+        advance: Positions they consume; 0 where the next item is counted from the same start.
+    """
+
+    tokens: VisualTokens
+    ids: Tensor
+    advance: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Keep:
     """A compressor's edit: keep the tokens at ``indices`` ((K,) int64, ascending)."""
 
