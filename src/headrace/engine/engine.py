@@ -63,8 +63,8 @@ class Engine:
             ValueError: The budget is wrong.
         """
         budget_bytes = _bytes(memory_mb)
-        pipeline, state = saving.load(Path(folder), self.backbone.spec)
-        return Stream(self, pipeline, budget_bytes=budget_bytes, state=state)
+        pipeline, state, found = saving.load(Path(folder), self.backbone.spec)
+        return Stream(self, pipeline, budget_bytes=budget_bytes, state=state, folder=found)
 
 
 def load(
