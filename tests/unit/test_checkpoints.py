@@ -309,8 +309,8 @@ def test_a_live_stream_goes_on_when_it_cannot_be_saved(tmp_path, monkeypatch, ca
         Disk(0, FAULTS["full"]).install(patch)
         pushed(stream, 1)
         checkpoints.wait()
+        Disk(0, FAULTS["full"]).install(patch)
         with pytest.raises(SavedStreamError, match="No space left"):
-            Disk(0, FAULTS["full"]).install(patch)
             checkpoints.close()
     assert len(caplog.records) == 1
 
@@ -319,9 +319,12 @@ def test_what_leaves_the_block_decides_what_is_saved(tmp_path):
     stream = opened()
     for error, num in ((ValueError, 4), (KeyboardInterrupt, 4)):  # an interrupt may come in the middle of a step
         with pytest.raises(error), stream.checkpoint(tmp_path, every_s=100):
-            pushed(stream, 4)
-            raise error
+            leave(pushed(stream, 4), error)
         assert resume(tmp_path).num_frames == num
+
+
+def leave(_, error: type[BaseException]) -> None:
+    raise error
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused_at_once(tmp_path):

@@ -27,7 +27,7 @@ SIZE = 128  # pixels of a picture's side
 SCENE_FRAMES, SCENES = 40, 7
 FRAMES_PER_SECOND = 2.0
 QUESTION = "how many things are there?"
-MAX_BLOCKS = 2000  # of a memory that keeps blocks
+BLOCKS_FIELD, MAX_BLOCKS = "max_blocks", 2000  # of a memory that keeps blocks
 WARM, SPAN = 2000, 1000  # frames before anything is compared, and frames that are compared
 
 
@@ -67,40 +67,53 @@ class Soaked:
     Attributes:
         setting: What is measured.
         frame_ms: Milliseconds of every frame.
+        frame_cpu_ms: Milliseconds of processor time of every frame, which other programs cannot stretch.
         anonymous: Bytes of anonymous memory after every frame.
         ttft_ms: Milliseconds to the first token of every question.
+        ask_cpu_ms: Milliseconds of processor time of every question, its second token included.
     """
 
     setting: Setting
     frame_ms: array[float] = field(default_factory=lambda: array("f"))
+    frame_cpu_ms: array[float] = field(default_factory=lambda: array("f"))
     anonymous: array[int] = field(default_factory=lambda: array("q"))
     ttft_ms: array[float] = field(default_factory=lambda: array("f"))
+    ask_cpu_ms: array[float] = field(default_factory=lambda: array("f"))
 
     def result(self, *, disk_bytes: int = 0) -> dict[str, Any]:
         """Compare the last stretch with the first one behind the warm-up.
 
         Returns:
             ``rss_growth`` (share by which anonymous memory grew; medians of a tenth of a stretch at both ends),
-            ``frame_time_ratio`` and ``ttft_ratio`` (medians of the stretches), all None before there are two stretches,
-            ``disk_bytes``, the medians themselves, and a curve of 20 points for each.
+            ``frame_time_ratio`` and ``ttft_ratio`` (medians of the stretches), ``frame_cpu_ratio`` and
+            ``ask_cpu_ratio`` (the same in processor time), all None before there are two stretches, ``disk_bytes``, the
+            medians themselves, and a curve of 20 points for each.
         """
         warm, span, every = self.setting.warm, self.setting.span, self.setting.ask_every
         done, edge = len(self.frame_ms), max(1, span // 10)
         enough = done >= warm + 2 * span
+        frames = slice(warm, warm + span), slice(done - span, None)
         asked = slice(warm // every, (warm + span) // every), slice((done - span) // every, None)
-        growth = _ratio(self.anonymous[warm : warm + edge], self.anonymous[-edge:]) if enough else None
+        edges = slice(warm, warm + edge), slice(done - edge, None)
+
+        def ratio(values: array[Any], cuts: tuple[slice, slice]) -> float | None:
+            early, late = values[cuts[0]], values[cuts[1]]
+            return statistics.median(late) / statistics.median(early) if enough and early and late else None
+
+        growth = ratio(self.anonymous, edges)
+        names = ("frame_ms", "frame_cpu_ms", "anonymous", "ttft_ms", "ask_cpu_ms")
         return {
             "frames": done,
             "rss_growth": None if growth is None else growth - 1,
-            "frame_time_ratio": _ratio(self.frame_ms[warm : warm + span], self.frame_ms[-span:]) if enough else None,
-            "ttft_ratio": _ratio(self.ttft_ms[asked[0]], self.ttft_ms[asked[1]]) if enough else None,
+            "frame_time_ratio": ratio(self.frame_ms, frames),
+            "ttft_ratio": ratio(self.ttft_ms, asked),
+            "frame_cpu_ratio": ratio(self.frame_cpu_ms, frames),
+            "ask_cpu_ratio": ratio(self.ask_cpu_ms, asked),
             "disk_bytes": disk_bytes,
             "frame_ms": statistics.median(self.frame_ms[-span:]) if done else None,
-            "ttft_ms": statistics.median(self.ttft_ms[asked[1]]) if enough else None,
+            "ttft_ms": statistics.median(self.ttft_ms[-span // every :]) if self.ttft_ms else None,
             "anonymous_bytes": self.anonymous[-1] if done else None,
-            "curves": {
-                name: _curve(getattr(self, name), 20) for name in ("frame_ms", "anonymous", "ttft_ms") if done >= 20
-            },
+            "curves": {name: _curve(getattr(self, name), 20) for name in names},
         }
 
 
@@ -114,12 +127,15 @@ def soak(stream: Stream, found: Soaked, *, progress: Callable[[], None] = lambda
     """
     setting = found.setting
     for frame in itertools.islice(pictures(), setting.frames):
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         stream.push(frame)
-        spent = 1000 * (time.perf_counter() - start)
+        spent, cpu_spent = time.perf_counter() - start, time.process_time() - cpu
         if (frame.index + 1) % setting.ask_every == 0:
+            cpu = time.process_time()
             found.ttft_ms.append(stream.ask(QUESTION, max_tokens=2, evidence=0).first_token_ms)
-        found.frame_ms.append(spent)
+            found.ask_cpu_ms.append(1000 * (time.process_time() - cpu))
+        found.frame_cpu_ms.append(1000 * cpu_spent)
+        found.frame_ms.append(1000 * spent)
         found.anonymous.append(anonymous_bytes())
         progress()
 
@@ -144,20 +160,16 @@ def soaked_pipeline(text: str, settings: Sequence[str]) -> Pipeline:
         ValueError: The text or a setting is wrong.
     """
     pipeline = Pipeline.parse(text, settings)
-    named = any(part.split("=")[0].strip() == "memory.max_blocks" for part in settings)
-    if named or "max_blocks" not in {f.name for f in dataclasses.fields(pipeline.memory)}:
+    named = any(part.split("=")[0].strip() == f"memory.{BLOCKS_FIELD}" for part in settings)
+    if named or BLOCKS_FIELD not in {f.name for f in dataclasses.fields(pipeline.memory)}:
         return pipeline
-    return dataclasses.replace(pipeline, memory=registry.change(pipeline.memory, max_blocks=MAX_BLOCKS))
+    return dataclasses.replace(pipeline, memory=registry.change(pipeline.memory, **{BLOCKS_FIELD: MAX_BLOCKS}))
 
 
 def folder_bytes(path: Path | None) -> int:
     """Bytes of all files below a folder."""
     files = () if path is None else (file for file in path.rglob("*") if file.is_file())
     return sum(file.stat().st_size for file in files)
-
-
-def _ratio(early: Sequence[float], late: Sequence[float]) -> float | None:
-    return statistics.median(late) / statistics.median(early) if early and late else None
 
 
 def _curve(values: Iterable[float], points: int) -> list[float]:

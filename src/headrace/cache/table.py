@@ -165,7 +165,9 @@ class RowTable:
         table = RowTable(position_rows, base=first, first=first, stop=stop)
         if "columns" in tree:  # format 1: one tensor per column
             chunks = [
-                Written({name: column[..., start : start + table.chunk_rows] for name, column in tree["columns"].items()})
+                Written(
+                    {name: column[..., start : start + table.chunk_rows] for name, column in tree["columns"].items()}
+                )
                 for start in range(0, stop - first, table.chunk_rows)
             ]
         else:

@@ -51,7 +51,9 @@ def soak(
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
     running = bench.soaked_pipeline(pipeline, settings or ())
     short = bench.Setting(frames=frames, ask_every=1)
-    setting = bench.Setting(frames=frames, ask_every=min(50, max(1, short.span // 4)) if ask_every is None else ask_every)
+    setting = bench.Setting(
+        frames=frames, ask_every=min(50, max(1, short.span // 4)) if ask_every is None else ask_every
+    )
     if checkpoint_every is not None and state is None:
         raise ValueError("--checkpoint-every: goes with --state FOLDER, which is missing")
     engine = load(model, dtype=dtype, device=device)
@@ -97,7 +99,9 @@ def _lines(soaked: Soaked, found: dict[str, Any]) -> list[str]:
     return [
         f"{found['frames']} frames, compared with frames {setting.warm} to {setting.warm + setting.span}:",
         f"  anonymous memory {100 * found['rss_growth']:+.1f} %, at the end {size(found['anonymous_bytes'])}",
-        f"  time per frame x {found['frame_time_ratio']:.3f}, at the end {found['frame_ms']:.1f} ms",
-        f"  first token x {found['ttft_ratio']:.3f}, at the end {found['ttft_ms']:.1f} ms",
+        f"  time per frame x {found['frame_time_ratio']:.3f}, at the end {found['frame_ms']:.1f} ms; in processor time"
+        f" x {found['frame_cpu_ratio']:.3f}",
+        f"  first token x {found['ttft_ratio']:.3f}, at the end {found['ttft_ms']:.1f} ms; question in processor"
+        f" time x {found['ask_cpu_ratio']:.3f}",
         f"  on disk {size(found['disk_bytes'])}",
     ]

@@ -20,8 +20,8 @@ class Checkpointer:
 
     A snapshot is taken in the thread that pushes, right after a step, and written in a thread of its own; while that
     one is at work no other snapshot is taken. A save that fails is told once, the folder keeps the stream it held, and
-    the next one tries again. Leaving the block saves the stream as it then is, unless an interrupt ends it, which may come
-    in the middle of a step.
+    the next one tries again. Leaving the block saves the stream as it then is, unless an interrupt ends it, which may
+    come in the middle of a step.
 
     Args:
         snap: Takes a snapshot of the stream; called by whoever may read its state.

@@ -39,11 +39,16 @@ def snapshot(pipeline: Pipeline, state: StreamState, spec: ModelSpec) -> Snapsho
     return Snapshot({"model": model, "pipeline": _describe(pipeline), "state": tree}, tensors, written)
 
 
-def load(path: Path, spec: ModelSpec) -> tuple[Pipeline, StreamState, Folder]:
+def load(path: Path, spec: ModelSpec, *, into: Folder | None = None) -> tuple[Pipeline, StreamState]:
     """Read a stream back.
 
+    Args:
+        path: Where it was saved.
+        spec: The model.
+        into: The folder of this path; takes note of what of the state it holds, so that it is not written again.
+
     Returns:
-        What runs, its state, and the folder, which knows what of the state it holds.
+        What runs, and its state.
 
     Raises:
         SavedStreamError: The folder holds none, a file is damaged, or it belongs to another model or format.
@@ -56,7 +61,7 @@ def load(path: Path, spec: ModelSpec) -> tuple[Pipeline, StreamState, Folder]:
         raise SavedStreamError(
             f"{manifest}: was saved with the model {stream['model']['name']!r}, not with the weights of {spec.name!r}"
         )
-    folder = Folder(path)
+    folder = into or Folder(path)
     try:
         files = {name: _tensors(path / name, checksum, folder) for name, checksum in stream["files"].items()}
         shelves = {name: _by_key(tensors) for name, tensors in files.items() if name != stream["tensors"]}
@@ -77,7 +82,7 @@ def load(path: Path, spec: ModelSpec) -> tuple[Pipeline, StreamState, Folder]:
     for rows, place in zip(written, places, strict=True):
         if rows.owner is not None:
             folder.knows(rows.owner, place)
-    return pipeline, state, folder
+    return pipeline, state
 
 
 def _tensors(path: Path, checksum: str, folder: Folder) -> dict[str, Tensor]:
@@ -90,7 +95,7 @@ def _tensors(path: Path, checksum: str, folder: Folder) -> dict[str, Tensor]:
         raise SavedStreamError(f"{path}: cannot be read ({error.strerror})") from None
     if hashlib.sha256(data).hexdigest() != checksum:
         raise SavedStreamError(f"{path}: is damaged, its checksum does not match {MANIFEST}")
-    tensors = load_tensors(data)
+    tensors: dict[str, Tensor] = load_tensors(data)
     folder.has(path.name, File(checksum, len(data), sum(x.numel() * x.itemsize for x in tensors.values())))
     return tensors
 
