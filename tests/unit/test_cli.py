@@ -203,6 +203,12 @@ def wrong_inputs(model: str, tmp_path: Path) -> dict[str, tuple[list[str], str]]
         "bad temperature": ([*ask, "--temperature", "-1"], "temperature"),
         "another pipeline to resume": ([*ask, "--resume", str(empty), "-p", "recent:4"], "--resume"),
         "nothing to resume": ([*ask, "--resume", str(empty)], "stream.json"),
+        "nowhere to save": ([*ask, "--checkpoint-every", "5"], "--state"),
+        "no time to save": ([*ask, "--state", str(empty / "s"), "--checkpoint-every", "-5"], "--checkpoint-every"),
+        "a file to save to": ([*ask, "--state", str(text)], "notes.mp4"),
+        "soak too short": (["bench", "soak", "--frames", "20"], "frames"),
+        "soak without questions": (["bench", "soak", "--frames", "50", "--ask-every", "11"], "ask_every"),
+        "soak saves nowhere": (["bench", "soak", "--frames", "50", "--checkpoint-every", "5"], "--state"),
         "world into no folder": (["world", str(tmp_path / "no" / "out.mp4")], "folder"),
         "world of no size": (["world", str(tmp_path / "out.mp4"), "--size", "100"], "128"),
         "nothing to do": (["ask", "world:7,seconds=2"], "--watch"),
@@ -284,3 +290,56 @@ def test_threads_do_not_spin_unless_the_user_says_so() -> None:
         env = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")} | given
         done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
         assert done.stdout == f"{seen} True\n"
+
+
+def test_a_kept_stream_is_saved_meanwhile_and_goes_on_in_its_folder(model: str, tmp_path: Path) -> None:
+    folder, common = str(tmp_path / "s"), ("hi", "--model", model, "--max-tokens", "2", "--json")
+    keep = ("--checkpoint-every", "0")
+    whole = objects(run("ask", "world:7,seconds=6", *common)[1])
+    first = objects(run("ask", "world:7,seconds=6", *common, "--end", "2", "--state", folder, *keep)[1])
+    assert next(x for x in first if x["event"] == "saved") == {"event": "saved", "folder": folder, "time_s": 1.5}
+    for end, frames in (("4", 4), ("6", 4)):
+        found = objects(run("ask", "world:7,seconds=6", *common, "--end", end, "--resume", folder, *keep)[1])
+        assert sum(x["event"] == "step" for x in found) == frames
+    last, want = (next(x for x in found if x["event"] == "answer") for found in (found, whole))
+    assert (last["tokens"], last["frames_seen"]) == (want["tokens"], want["frames_seen"])
+    other = str(tmp_path / "other")
+    run("ask", "world:7,seconds=8", *common, "--resume", folder, "--state", other)
+    found = objects(run("ask", "world:7,seconds=6", *common, "--resume", folder)[1])
+    assert sum(x["event"] == "step" for x in found) == 0
+    code, stdout, stderr = run("ask", "world:7,seconds=6", *common, "--state", folder)
+    assert (code, stdout) == (2, "")
+    assert f"--resume {folder} goes on with it" in stderr
+
+
+def test_a_stream_that_cannot_be_saved_is_watched_to_its_end(model: str, tmp_path: Path, monkeypatch) -> None:
+    from headrace.engine import folder
+
+    put = folder._put
+
+    def full(path: Path, data: bytes) -> None:
+        if path.name != "stream.json.part" or len(data) > 1:  # the look at the start goes well
+            raise OSError(28, "No space left on device")
+        put(path, data)
+
+    monkeypatch.setattr(folder, "_put", full)
+    keep = ("--state", str(tmp_path / "s"), "--checkpoint-every", "0")
+    code, stdout, stderr = run("ask", "world:7,seconds=2", "hi", "--model", model, "--max-tokens", "2", *keep, "--json")
+    assert code == 2
+    assert [x["event"] for x in objects(stdout)] == ["start", *4 * ["step"], "answer", "summary"]
+    lines = stderr.splitlines()
+    assert len(lines) == 2
+    assert "the stream goes on" in lines[0]
+    assert lines[1] == f"headrace: error: {tmp_path / 's'}: cannot be written to (No space left on device)"
+
+
+def test_ctrl_c_does_not_save_over_another_stream(tmp_path: Path, monkeypatch) -> None:
+    from headrace.cli.keeping import Keeping, _is_held, _names
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("headrace-stream", "headrace-stream-2"):
+        assert str(next(path for path in _names() if not _is_held(path))) == name
+        Path(name).mkdir()
+        Path(name, "stream.json").write_text("{}")
+    assert Keeping(resume=Path("a"), state=Path("b")).home == Path("b")
+    assert Keeping(resume=Path("a"), every_s=5).arguments() == ["--checkpoint-every", "5"]

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from headrace.engine import SavedStreamError, saving
+from headrace.engine import SavedStreamError
 from headrace.engine.state import fork, pack, same, unpack
 from headrace.types import Frame
 from parity.models import QUESTION, frames, tiny
+from unit.format_1 import save_as_format_1
 
 PIPELINES = ["full", "recent:4", "streamingllm:40", "recent:3+uniform:2", "streamingllm:24+random:0.5"]
 BOTH = pytest.mark.parametrize("clip", ["video", "frame"])
@@ -98,31 +99,6 @@ def test_a_wrong_budget_is_named(tmp_path, memory_mb):
         resume(saved(tmp_path), memory_mb=memory_mb)
 
 
-@pytest.mark.parametrize("name", ["tensors", "manifest"])
-def test_a_crash_leaves_the_old_stream(tmp_path, monkeypatch, name):
-    """Before the new tensors are there, and between them and the manifest."""
-    stream = opened(num=3)
-    stream.save(tmp_path)
-    old = fork(stream.state)
-    stream.push(frames(1, first=3)[0])
-    write = saving._write
-
-    def crash(path: Path, data: bytes) -> None:
-        if (path.name == saving.MANIFEST) == (name == "manifest"):
-            path.with_name(path.name + ".part").write_bytes(data[: len(data) // 2])
-            raise KeyboardInterrupt
-        write(path, data)
-
-    monkeypatch.setattr(saving, "_write", crash)
-    with pytest.raises(KeyboardInterrupt):
-        stream.save(tmp_path)
-    monkeypatch.undo()
-    assert same(resume(tmp_path).state, old)
-    stream.save(tmp_path)
-    assert resume(tmp_path).num_frames == 4
-    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".safetensors"]
-
-
 def test_no_folder_and_nothing_in_it(tmp_path):
     refused(tmp_path / "nowhere", "stream.json")
     refused(tmp_path, "stream.json")
@@ -144,9 +120,34 @@ def test_another_model(tmp_path):
 
 def test_another_format(tmp_path):
     manifest = json.loads((saved(tmp_path) / "stream.json").read_text())
-    for version in (0, 2, 99, "1", None):
+    for version in (0, 3, 99, "1", "2", None, True, 2.0):
         (tmp_path / "stream.json").write_text(json.dumps({**manifest, "format": version}))
-        refused(tmp_path, "format", str(version))
+        line = refused(tmp_path, "format", str(version))
+        assert ("newer" in line) == (version in (3, 99))
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_a_folder_of_format_1_goes_on(tmp_path, pipeline):
+    """Saved by a version before rows had files of their own; the next save makes a folder of today of it."""
+    stream = opened(pipeline, num=20)
+    save_as_format_1(stream, tmp_path / "s")
+    twin = resume(tmp_path / "s")
+    assert alike(twin, stream, at=20)
+    twin.save(tmp_path / "s")
+    assert json.loads((tmp_path / "s" / "stream.json").read_text())["format"] == 2
+    assert alike(resume(tmp_path / "s"), stream, at=25)
+
+
+def alike(twin, stream, *, at: int) -> bool:
+    """Whether two streams answer alike, now and five frames on."""
+    found = []
+    for one in (twin, stream):
+        copy = one.fork()
+        answers = [copy.ask(QUESTION, max_tokens=4, evidence=0).tokens]
+        for frame in frames(5, first=at, seed=3):
+            copy.push(frame)
+        found.append((*answers, copy.ask(QUESTION, max_tokens=4, evidence=0).tokens, copy.num_frames))
+    return found[0] == found[1]
 
 
 def test_tensors_that_are_damaged_cut_off_or_gone(tmp_path):
@@ -180,7 +181,7 @@ def test_a_state_that_names_another_class_is_refused():
     for kind in (
         "os:system",
         "headrace.engine.state:pack",
-        "headrace.engine.saving:os",
+        "headrace.engine.folder:os",
         "headracex:a",
         "headrace.no:a",
     ):

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from headrace import registry
-from headrace.engine import Engine, Pipeline, Stream, saving
+from headrace.engine import Engine, Pipeline, Stream
+from headrace.engine.folder import checksum_of
 from headrace.engine.state import same
 from headrace.types import Decision, Event, Observation
 from parity.models import frames, tiny
@@ -253,7 +254,7 @@ def test_a_stream_saved_before_there_were_instructions_resumes(tmp_path):
     fields = manifest["stream"]["state"]["fields"]
     assert fields.pop("watching") == {"tuple": []}
     assert fields.pop("num_watches") == 0
-    manifest["sha256"] = saving._checksum(manifest["stream"])
+    manifest["sha256"] = checksum_of(manifest["stream"])
     (tmp_path / "stream.json").write_text(json.dumps(manifest))
     again = leaning().resume(tmp_path)
     assert same(again.state, stream.state)

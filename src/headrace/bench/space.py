@@ -11,6 +11,7 @@ import torch
 
 from headrace.backbones import adopt, plain
 
+STATUS = Path("/proc/self/status")
 SPARE_BYTES = 3 << 29  # for activations, the interpreter and the factors of floors
 MEMINFO, LIMIT, USED = (
     Path("/proc/meminfo"),
@@ -73,3 +74,16 @@ def peak_bytes(device: torch.device) -> dict[str, int]:
     if device.type != "cpu" and most is not None:
         found["allocator"] = int(most(device))
     return found
+
+
+def anonymous_bytes() -> int:
+    """Memory of this process that no file stands behind (RssAnon): what a leak would grow.
+
+    Raises:
+        ValueError: The system does not tell.
+    """
+    try:
+        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("RssAnon:"))
+    except (OSError, StopIteration):
+        raise ValueError(f"{STATUS}: does not tell anonymous memory; this needs Linux") from None
+    return int(line.split()[1]) * 1024

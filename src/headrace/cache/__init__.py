@@ -3,5 +3,6 @@
 from headrace.cache.context import CacheContext, Past
 from headrace.cache.store import KVCache
 from headrace.cache.table import RowView
+from headrace.cache.written import Written
 
-__all__ = ["CacheContext", "KVCache", "Past", "RowView"]
+__all__ = ["CacheContext", "KVCache", "Past", "RowView", "Written"]

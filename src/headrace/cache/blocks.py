@@ -7,14 +7,16 @@ a reader that holds an old one still sees exactly the rows it was given, because
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from headrace.cache.written import Written
 from headrace.types import LayerSpan
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Block:
     """Room for R rows of one layer.
 
@@ -72,6 +74,9 @@ class Block:
         self.rows[target] = span.rows[source] + first_row
 
 
+_PARTS = ("keys", "values", "rotated", "rows")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Run:
     """The rows ``start..stop`` of a block, as one reader sees them."""
@@ -103,3 +108,32 @@ class Run:
     def rows(self) -> Tensor:
         """(S,) int64 row numbers, a view on the CPU."""
         return self.block.rows[self.start : self.stop]
+
+    def pack(self) -> dict[str, Any]:
+        """Turn into a tree that ``unpack`` rebuilds; rows of a full block are written for good."""
+        tensors = {"keys": self.keys, "values": self.values, "rows": self.rows}
+        if self.block.rotated is not None:
+            tensors["rotated"] = self.rotated
+        full = self.stop == self.block.capacity
+        part = Written(tensors, self.start, self.block if full else None)
+        return {"start": self.start, "stop": self.stop, "capacity": self.block.capacity, "part": part}
+
+    @staticmethod
+    def unpack(tree: dict[str, Any], device: torch.device) -> Run:
+        """Rebuild from ``pack`` on a device, with a block of its own."""
+        start = tree["start"]
+        # Format 1 had the tensors beside the numbers.
+        part = tree["part"] if "part" in tree else Written({n: tree[n] for n in _PARTS if n in tree}, start)
+        tensors = part.tensors
+        rotated = tensors.get("rotated")
+        span = LayerSpan(
+            keys=tensors["keys"].to(device),
+            values=tensors["values"].to(device),
+            rotated=None if rotated is None else rotated.to(device),
+            rows=tensors["rows"],
+        )
+        num = len(span.rows)
+        block = Block.empty(span, tree["capacity"])
+        block.put(part.first, span, slice(0, num), 0)
+        part.taken_by(block)
+        return Run(block, start, part.first + num)

@@ -209,16 +209,8 @@ class KVCache:
 
     def pack(self) -> dict[str, Any]:
         """Turn into a tree of tensors and numbers that ``unpack`` rebuilds with the same blocks."""
-        layers = []
-        for runs in self._runs:
-            packed = []
-            for run in runs:
-                parts = {"keys": run.keys.clone(), "values": run.values.clone(), "rows": run.rows.clone()}
-                if run.block.rotated is not None:
-                    parts["rotated"] = run.rotated.clone()
-                packed.append({"start": run.start, "capacity": run.block.capacity, **parts})
-            layers.append(tuple(packed))
-        return {"block_rows": self.block_rows, "table": self.table.pack(), "layers": tuple(layers)}
+        layers = tuple(tuple(run.pack() for run in runs) for runs in self._runs)
+        return {"block_rows": self.block_rows, "table": self.table.pack(), "layers": layers}
 
     @staticmethod
     def unpack(tree: dict[str, Any], spec: ModelSpec) -> KVCache:
@@ -226,19 +218,8 @@ class KVCache:
         cache = KVCache(spec, block_rows=tree["block_rows"])
         cache.table = RowTable.unpack(tree["table"], spec.position_rows)
         for layer, packed in enumerate(tree["layers"]):
-            runs = []
-            for part in packed:
-                rotated = part.get("rotated")
-                span = LayerSpan(
-                    keys=part["keys"].to(spec.device),
-                    values=part["values"].to(spec.device),
-                    rotated=None if rotated is None else rotated.to(spec.device),
-                    rows=part["rows"],
-                )
-                block = Block.empty(span, part["capacity"])
-                block.put(part["start"], span, slice(0, len(part["rows"])), 0)
-                runs.append(Run(block, part["start"], part["start"] + len(part["rows"])))
-            cache._runs[layer] = tuple(runs)
+            runs = tuple(Run.unpack(part, spec.device) for part in packed)
+            cache._runs[layer] = runs
             is_open = bool(runs) and runs[-1].stop < runs[-1].block.capacity
             cache._open[layer] = runs[-1].block if is_open else None
         return cache

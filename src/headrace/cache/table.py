@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headrace.cache.written import Written
 from headrace.types import Segment
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Chunk:
     """Room for the columns of R rows; on the CPU.
 
@@ -147,21 +148,34 @@ class RowTable:
         return (self.stop - self.base) * (1 + 8 + 8 + 4 + 8 * self.position_rows)
 
     def pack(self) -> dict[str, Any]:
-        """Turn into a tree of tensors and numbers."""
-        view = self.view()
-        columns = {name: view.column(name).clone() for name in self._columns} if self.stop > self.first else {}
-        return {"columns": columns, "first": self.first, "stop": self.stop}
+        """Turn into a tree that ``unpack`` rebuilds with the same chunks; rows of a full chunk are written for good."""
+        chunks = []
+        for number, chunk in enumerate(self.chunks):
+            base = self.base + number * self.chunk_rows
+            start, stop = max(0, self.first - base), min(self.chunk_rows, self.stop - base)
+            columns = {name: getattr(chunk, name)[..., start:stop] for name in self._columns}
+            chunks.append(Written(columns, start, chunk if stop == self.chunk_rows else None))
+        numbers = {"chunk_rows": self.chunk_rows, "base": self.base, "first": self.first, "stop": self.stop}
+        return {**numbers, "chunks": tuple(chunks)}
 
     @staticmethod
     def unpack(tree: dict[str, Any], position_rows: int) -> RowTable:
         """Rebuild from ``pack``."""
-        table = RowTable(position_rows, base=tree["first"], first=tree["first"], stop=tree["first"])
-        columns = tree["columns"]
-        num = tree["stop"] - tree["first"]
-        for start in range(0, num, table.chunk_rows):
-            chunk, count = Chunk.empty(table.chunk_rows, position_rows), min(table.chunk_rows, num - start)
-            for name in table._columns:
-                getattr(chunk, name)[..., :count] = columns[name][..., start : start + count]
+        first, stop = tree["first"], tree["stop"]
+        table = RowTable(position_rows, base=first, first=first, stop=stop)
+        if "columns" in tree:  # format 1: one tensor per column
+            chunks = [
+                Written(
+                    {name: column[..., start : start + table.chunk_rows] for name, column in tree["columns"].items()}
+                )
+                for start in range(0, stop - first, table.chunk_rows)
+            ]
+        else:
+            table.chunk_rows, table.base, chunks = tree["chunk_rows"], tree["base"], tree["chunks"]
+        for part in chunks:
+            chunk = Chunk.empty(table.chunk_rows, position_rows)
+            for name, column in part.tensors.items():
+                getattr(chunk, name)[..., part.first : part.first + column.shape[-1]] = column
+            part.taken_by(chunk)
             table.chunks = (*table.chunks, chunk)
-            table.stop += count
         return table

@@ -17,6 +17,7 @@ import typer
 from headrace.cli import options
 from headrace.cli.failing import clean
 from headrace.cli.governing import Governing
+from headrace.cli.keeping import Keeping
 from headrace.cli.output import Output
 from headrace.cli.standing import Instructions
 
@@ -54,6 +55,7 @@ def ask(
     keep_up: options.KeepUp = False,
     state: options.State = None,
     resume: options.Resume = None,
+    checkpoint_every: options.CheckpointEvery = None,
     model: options.Model = "nano",
     revision: options.Revision = None,
     offline: options.Offline = False,
@@ -79,6 +81,8 @@ def ask(
       headrace ask camera:0 --watch "say when there is a cut"
 
       headrace ask clip.mp4 "What happens?" --pipeline stc --explain out/
+
+      headrace ask camera:0 --watch "say when there is a cut" --state porch, and after a crash --resume porch
     """
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
     decoding: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
@@ -90,7 +94,7 @@ def ask(
         fps = FRAMES_PER_SECOND
     window = {"fps": fps, "start": start, "end": end, "realtime": realtime}
     weights = Weights(model, revision, offline, dtype, device)
-    pace = Governing(target_ms, keep_up)
+    pace, kept = Governing(target_ms, keep_up), Keeping(state, resume, checkpoint_every)
     asks = _plan(questions or [], at or [], decoding, watching=bool(watch))
     drawing = _drawing(out, explain, explain_every, explain_most)
     _run(
@@ -100,8 +104,7 @@ def ask(
         window,
         running,
         weights,
-        state=state,
-        resume=resume,
+        kept=kept,
         explain=drawing,
         pace=pace,
         standing=standing,
@@ -149,8 +152,7 @@ def _run(
     running: dict[str, Any],
     weights: Weights,
     *,
-    state: Path | None,
-    resume: Path | None,
+    kept: Keeping,
     explain: Any,
     pace: Governing,
     standing: Instructions,
@@ -161,6 +163,7 @@ def _run(
     from headrace.engine import load
     from headrace.types import Cursor
 
+    resume = kept.resume
     _check_running(running, resume)
     _pass_on_notes(out)
     with contextlib.ExitStack() as stack:
@@ -180,12 +183,9 @@ def _run(
         out.object("start", source=opened.name, model=engine.backbone.spec.name, pipeline=str(stream.pipeline))
         answered, title = _telling(out), f"{opened.name}   {weights.model}"
         drawn = contextlib.nullcontext() if explain is None else explain(engine, stream, title)
-        with drawn, pace.of(stream, opened, out) as taker:
+        with kept.of(stream, out), drawn, pace.of(stream, opened, out) as taker:
             result = watch(stream, opened, asks, out, answered=answered, stepped=out.report, through=taker)
-        folder = state or (Path("headrace-stream") if result.interrupted else None)
-        if folder is not None and stream.num_frames:
-            stream.save(folder)
-            out.object("saved", folder=str(folder), time_s=stream.state.time_s)
+        folder = kept.interrupted(stream, out) if result.interrupted else None
         for asking in result.unasked:
             if asking.at_s is None and (stream.num_frames or not result.interrupted):
                 ask_now(stream, asking, answered)
@@ -193,10 +193,13 @@ def _run(
         out.object("summary", **totals, dropped=opened.dropped, gaps=opened.gaps, interrupted=result.interrupted)
         if totals:
             out.line(summary_line(totals), style="dim")
+    if kept.error is not None:
+        raise kept.error
     if result.interrupted:
-        if stream.num_frames:
+        if folder is not None:
             out.note(f"stopped at {stream.state.time_s:g} s and saved to {folder}; to go on:")
-            left, also = result.unasked or ([] if standing.texts else asks), pace.arguments() + standing.arguments()
+            left = result.unasked or ([] if standing.texts else asks)
+            also = pace.arguments() + standing.arguments() + kept.arguments()
             out.note(f"  {_again(source, left, window, weights, folder, also=also)}")
         raise typer.Exit(130)
 

@@ -89,10 +89,27 @@ End = Annotated[float | None, typer.Option(help="Last second.", rich_help_panel=
 Realtime = Annotated[bool, typer.Option("--realtime", help="Play a file at its own pace.", rich_help_panel=STREAM)]
 State = Annotated[
     Path | None,
-    typer.Option(help="Folder to save the stream to when it ends or Ctrl-C stops it.", rich_help_panel=STREAM),
+    typer.Option(
+        metavar="FOLDER",
+        help="Keep the stream in this new folder: saved now and then, when it ends, and when Ctrl-C stops it.",
+        rich_help_panel=STREAM,
+    ),
+]
+CheckpointEvery = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        help="Seconds of the clock on the wall between saves, at least: what a crash may cost; default: 60.",
+        rich_help_panel=STREAM,
+    ),
 ]
 Resume = Annotated[
-    Path | None, typer.Option(help="Go on with the stream saved in this folder.", rich_help_panel=STREAM)
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Go on with the stream of this folder, and keep it there; with --state it stays as it is.",
+        rich_help_panel=STREAM,
+    ),
 ]
 
 Explain = Annotated[

@@ -1,14 +1,16 @@
 """The engine: what to run, what changed, and a running stream."""
 
+from headrace.engine.checkpoints import Checkpointer
 from headrace.engine.engine import Engine, load
+from headrace.engine.folder import SavedStreamError
 from headrace.engine.governor import Choice, Governor
 from headrace.engine.pipeline import Pipeline
-from headrace.engine.saving import SavedStreamError
 from headrace.engine.state import StreamState
 from headrace.engine.step import MemoryBudgetError
 from headrace.engine.stream import Stream
 
 __all__ = [
+    "Checkpointer",
     "Choice",
     "Engine",
     "Governor",

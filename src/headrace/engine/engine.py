@@ -9,6 +9,7 @@ import torch
 
 from headrace import backbones
 from headrace.engine import saving
+from headrace.engine.folder import Folder
 from headrace.engine.pipeline import Pipeline
 from headrace.engine.stream import Stream
 from headrace.protocols import Backbone
@@ -63,8 +64,9 @@ class Engine:
             ValueError: The budget is wrong.
         """
         budget_bytes = _bytes(memory_mb)
-        pipeline, state = saving.load(Path(folder), self.backbone.spec)
-        return Stream(self, pipeline, budget_bytes=budget_bytes, state=state)
+        known = Folder(Path(folder))
+        pipeline, state = saving.load(known.path, self.backbone.spec, into=known)
+        return Stream(self, pipeline, budget_bytes=budget_bytes, state=state, folder=known)
 
 
 def load(

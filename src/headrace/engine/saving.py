@@ -1,120 +1,132 @@
-"""Write a stream to a folder and read it back.
-
-``state-*.safetensors`` holds the tensors, ``stream.json`` everything else and the checksums of both. The manifest is
-renamed into place last, so a folder holds either the old stream or the new one, never half of each.
-"""
+"""Take a snapshot of a stream for a folder, and read a stream back."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from headrace import registry
+from headrace.cache import Written
+from headrace.engine.folder import FORMAT, MANIFEST, File, Folder, Place, SavedStreamError, Snapshot, checksum_of
 from headrace.engine.pipeline import Pipeline
 from headrace.engine.state import StreamState, pack, unpack
 from headrace.types import ModelSpec
 
-FORMAT = 1
-MANIFEST = "stream.json"
+__all__ = ["MANIFEST", "SavedStreamError", "Snapshot", "load", "snapshot"]
+
+READS = (1, FORMAT)  # format 1 had one file of tensors
 
 
-class SavedStreamError(ValueError):
-    """A saved stream that cannot be used; one line that names the file and says what is wrong."""
-
-
-def save(folder: Path, pipeline: Pipeline, state: StreamState, spec: ModelSpec) -> None:
-    """Write a stream; replaces the one the folder holds.
+def snapshot(pipeline: Pipeline, state: StreamState, spec: ModelSpec) -> Snapshot:
+    """Take down a stream as it is now: small tensors are copied, rows that never change again are not.
 
     Args:
-        folder: Made if it is missing.
         pipeline: What runs.
         state: The state.
         spec: The model, of which name and fingerprint are kept.
-
-    Raises:
-        SavedStreamError: The folder cannot be written to.
     """
     tensors: dict[str, Tensor] = {}
-    tree = pack(state, tensors)
-    data = save_tensors(tensors)
-    checksum = hashlib.sha256(data).hexdigest()
-    name = f"state-{checksum[:16]}.safetensors"
-    stream = {
-        "model": {"name": spec.name, "fingerprint": spec.fingerprint},
-        "pipeline": _describe(pipeline),
-        "tensors": {"file": name, "sha256": checksum},
-        "state": tree,
-    }
-    manifest = {"format": FORMAT, "sha256": _checksum(stream), "stream": stream}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / name, data)
-        _write(folder / MANIFEST, json.dumps(manifest).encode())
-        for old in folder.glob("state-*.safetensors*"):
-            if old.name != name:
-                old.unlink()
-    except OSError as error:
-        raise SavedStreamError(f"{folder}: cannot be written to ({error.strerror})") from None
+    written: list[Written] = []
+    tree = pack(state, tensors, written)
+    model = {"name": spec.name, "fingerprint": spec.fingerprint}
+    return Snapshot({"model": model, "pipeline": _describe(pipeline), "state": tree}, tensors, written)
 
 
-def load(folder: Path, spec: ModelSpec) -> tuple[Pipeline, StreamState]:
+def load(path: Path, spec: ModelSpec, *, into: Folder | None = None) -> tuple[Pipeline, StreamState]:
     """Read a stream back.
+
+    Args:
+        path: Where it was saved.
+        spec: The model.
+        into: The folder of this path; takes note of what of the state it holds, so that it is not written again.
+
+    Returns:
+        What runs, and its state.
 
     Raises:
         SavedStreamError: The folder holds none, a file is damaged, or it belongs to another model or format.
     """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise SavedStreamError(f"{folder}: holds no {MANIFEST}; give a folder that a stream was saved to")
-    stream = _read(path)
+    manifest = path / MANIFEST
+    if not manifest.is_file():
+        raise SavedStreamError(f"{path}: holds no {MANIFEST}; give a folder that a stream was saved to")
+    stream = _read(manifest)
     if stream["model"]["fingerprint"] != spec.fingerprint:
         raise SavedStreamError(
-            f"{path}: was saved with the model {stream['model']['name']!r}, not with the weights of {spec.name!r}"
+            f"{manifest}: was saved with the model {stream['model']['name']!r}, not with the weights of {spec.name!r}"
         )
-    file, checksum = stream["tensors"]["file"], stream["tensors"]["sha256"]
+    folder = into or Folder(path)
     try:
-        data = (folder / file).read_bytes()
-    except OSError as error:
-        raise SavedStreamError(f"{folder / file}: cannot be read ({error.strerror})") from None
-    if hashlib.sha256(data).hexdigest() != checksum:
-        raise SavedStreamError(f"{folder / file}: is damaged, its checksum does not match {MANIFEST}")
-    try:
-        state = unpack(stream["state"], load_tensors(data), spec)
+        files = {name: _tensors(path / name, checksum, folder) for name, checksum in stream["files"].items()}
+        shelves = {name: _by_key(tensors) for name, tensors in files.items() if name != stream["tensors"]}
+        written = [Written(shelves[file][key], first) for file, key, first in stream["written"]]
+        places = [
+            Place(file, key, first, rows.num_bytes())
+            for (file, key, first), rows in zip(stream["written"], written, strict=True)
+        ]
+        state = unpack(stream["state"], files[stream["tensors"]], spec, written)
         methods = {
             role: registry.build(name, **values) for role, (name, values) in stream["pipeline"]["methods"].items()
         }
         pipeline = Pipeline(**methods, chunk_frames=stream["pipeline"]["chunk_frames"])
-    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise SavedStreamError(f"{path}: cannot be used ({error})") from None
+    except SavedStreamError:
+        raise
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, SafetensorError) as error:
+        raise SavedStreamError(f"{manifest}: cannot be used ({error})") from None
+    for rows, place in zip(written, places, strict=True):
+        if rows.owner is not None:
+            folder.knows(rows.owner, place)
     return pipeline, state
 
 
+def _tensors(path: Path, checksum: str, folder: Folder) -> dict[str, Tensor]:
+    """Read a file of tensors whose bytes have this checksum."""
+    if path.parent != folder.path:
+        raise ValueError(f"{path.name!r} is no file of this folder")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SavedStreamError(f"{path}: cannot be read ({error.strerror})") from None
+    if hashlib.sha256(data).hexdigest() != checksum:
+        raise SavedStreamError(f"{path}: is damaged, its checksum does not match {MANIFEST}")
+    tensors: dict[str, Tensor] = load_tensors(data)
+    folder.has(path.name, File(checksum, len(data), sum(x.numel() * x.itemsize for x in tensors.values())))
+    return tensors
+
+
+def _by_key(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Sort the tensors of a file of rows by whose they are; empties ``tensors``."""
+    found: dict[str, dict[str, Tensor]] = {}
+    while tensors:
+        name, tensor = tensors.popitem()
+        key, _, part = name.partition(".")
+        found.setdefault(key, {})[part] = tensor
+    return found
+
+
 def _read(path: Path) -> dict[str, Any]:
-    """Read a manifest and check that it is whole."""
+    """Read a manifest and check that it is whole; one of an older format is brought to the present one."""
     try:
         manifest = json.loads(path.read_bytes())
         version = manifest["format"]
-        if version == FORMAT:
+        if version in READS and type(version) is int:
             stream: dict[str, Any] = manifest["stream"]
-            if _checksum(stream) == manifest["sha256"]:
-                return stream
-            raise ValueError("its checksum does not match")
+            if checksum_of(stream) != manifest["sha256"]:
+                raise ValueError("its checksum does not match")
+            if version == 1:
+                only = stream["tensors"]
+                stream |= {"files": {only["file"]: only["sha256"]}, "tensors": only["file"], "written": []}
+            return stream
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SavedStreamError(f"{path}: is damaged ({error})") from None
-    raise SavedStreamError(f"{path}: has format {version!r}; this version reads format {FORMAT}")
-
-
-def _checksum(stream: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(stream).encode()).hexdigest()
+    newer = " of a newer headrace" if type(version) is int and version > FORMAT else ""
+    raise SavedStreamError(f"{path}: has format {version!r}{newer}; this version reads formats 1 to {FORMAT}")
 
 
 def _describe(pipeline: Pipeline) -> dict[str, Any]:
@@ -123,13 +135,3 @@ def _describe(pipeline: Pipeline) -> dict[str, Any]:
         for role, method in pipeline.methods().items()
     }
     return {"methods": methods, "chunk_frames": pipeline.chunk_frames}
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, even after a power cut."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from headrace.cache import Written
 from headrace.types import Cursor, Frame, ModelSpec
 
 
@@ -95,36 +97,65 @@ def _copy(value: Any, ways: tuple[str, ...]) -> Any:
     return value
 
 
-def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
+def pack(value: Any, tensors: dict[str, Tensor], written: list[Written] | None = None) -> Any:
     """Turn a state into a JSON tree; tensors go to ``tensors`` under a number.
+
+    Args:
+        value: The state, or a part of it.
+        tensors: Takes a copy of every tensor on the CPU.
+        written: Takes rows that have an owner and so never change, where given; then such rows, and others that no
+            step touches again, are not copied and stay on their device.
+
+    Returns:
+        The tree.
 
     Raises:
         TypeError: Something may not stand in a state.
     """
     if value is None or isinstance(value, int | float | str):
         return value
+    if isinstance(value, Written):
+        return _pack_written(value, tensors, written)
     if isinstance(value, Tensor):
         name = str(len(tensors))
         tensors[name] = value.detach().cpu().clone().contiguous()
         return {"tensor": name, "host": value.device.type == "cpu"}
     if isinstance(value, tuple):
-        return {"tuple": [pack(item, tensors) for item in value]}
+        return {"tuple": [pack(item, tensors, written) for item in value]}
     if isinstance(value, dict):
-        pairs = [(pack(key, tensors), pack(item, tensors)) for key, item in value.items()]
+        pairs = [(pack(key, tensors), pack(item, tensors, written)) for key, item in value.items()]
         if any(isinstance(key, dict) for key, _ in pairs):
             raise TypeError(f"{next(iter(value))!r} may not stand in a state as a key; keys are texts and numbers")
         return {"dict": pairs}
     kind = f"{type(value).__module__}:{type(value).__qualname__}"
     if hasattr(value, "pack"):
-        return {"packed": kind, "tree": pack(value.pack(), tensors)}
+        return {"packed": kind, "tree": pack(value.pack(), tensors, written)}
     if dataclasses.is_dataclass(value):
-        fields = {f.name: pack(getattr(value, f.name), tensors) for f in dataclasses.fields(value)}
+        fields = {f.name: pack(getattr(value, f.name), tensors, written) for f in dataclasses.fields(value)}
         return {"class": kind, "fields": fields}
     raise TypeError(f"{type(value)} may not stand in a state")
 
 
-def unpack(tree: Any, tensors: dict[str, Tensor], spec: ModelSpec) -> Any:
+def _pack_written(value: Written, tensors: dict[str, Tensor], written: list[Written] | None) -> Any:
+    """Leave rows with an owner to ``written``, where it is given; else put their tensors among the others."""
+    if written is not None and value.owner is not None:
+        written.append(value)
+        return {"written": len(written) - 1}
+    names = {}
+    for key, tensor in value.tensors.items():
+        names[key] = str(len(tensors))
+        tensors[names[key]] = tensor.detach() if written is not None else tensor.detach().cpu().clone().contiguous()
+    return {"rows": names, "first": value.first}
+
+
+def unpack(tree: Any, tensors: Mapping[str, Tensor], spec: ModelSpec, written: Sequence[Written] = ()) -> Any:
     """Rebuild a state from ``pack``, tensors on the model's device where they came from one.
+
+    Args:
+        tree: What ``pack`` returned.
+        tensors: What it put there.
+        spec: The model.
+        written: The rows it left there, in the same order.
 
     Raises:
         ValueError: The tree names a class that is not headrace's.
@@ -134,14 +165,18 @@ def unpack(tree: Any, tensors: dict[str, Tensor], spec: ModelSpec) -> Any:
     if "tensor" in tree:
         tensor = tensors[tree["tensor"]]
         return tensor if tree["host"] else tensor.to(spec.device)
+    if "written" in tree:
+        return written[tree["written"]]
+    if "rows" in tree:
+        return Written({key: tensors[name] for key, name in tree["rows"].items()}, tree["first"])
     if "tuple" in tree:
-        return tuple(unpack(item, tensors, spec) for item in tree["tuple"])
+        return tuple(unpack(item, tensors, spec, written) for item in tree["tuple"])
     if "dict" in tree:
-        return {key: unpack(item, tensors, spec) for key, item in tree["dict"]}
+        return {key: unpack(item, tensors, spec, written) for key, item in tree["dict"]}
     if "packed" in tree:
-        return _find(tree["packed"], "unpack").unpack(unpack(tree["tree"], tensors, spec), spec)
+        return _find(tree["packed"], "unpack").unpack(unpack(tree["tree"], tensors, spec, written), spec)
     return _find(tree["class"], "__dataclass_fields__")(
-        **{key: unpack(item, tensors, spec) for key, item in tree["fields"].items()}
+        **{key: unpack(item, tensors, spec, written) for key, item in tree["fields"].items()}
     )
 
 

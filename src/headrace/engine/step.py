@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from headrace.engine.pipeline import Pipeline
 from headrace.engine.state import StreamState, alias
@@ -62,6 +64,45 @@ def apply(edit: Edit, tokens: VisualTokens) -> VisualTokens:
         return tokens.merge(edit.groups, edit.weights)
     assert isinstance(edit, Replace)
     return edit.tokens
+
+
+def picture_of(image: Any) -> Tensor:
+    """Copy a picture that was pushed without a frame around it: cameras hand out the same buffer again.
+
+    Args:
+        image: uint8 (H, W, 3) array or tensor.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8:
+        return torch.from_numpy(image.copy())
+    if isinstance(image, Tensor):
+        return image.clone()
+    what = f"array of {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
+    raise ValueError(f"push: takes a Frame or a uint8 (H, W, 3) picture, not {what}")
+
+
+def begin(pipeline: Pipeline, backbone: Backbone, *, budget_bytes: int | None) -> StreamState:
+    """The state of an empty stream: every method's start, and the prefix in the memory.
+
+    Raises:
+        MemoryBudgetError: The prefix would not fit.
+    """
+    spec = backbone.spec
+    state = StreamState(
+        encoder=pipeline.encoder.init(spec),
+        compressor=pipeline.compressor.init(spec),
+        memory=pipeline.memory.init(spec),
+        speaker=pipeline.speaker.init(spec),
+    )
+    if pipeline.memory.kind == "tokens":
+        return state
+    segment, cursor = backbone.place(state.cursor, backbone.open())
+    check_budget(pipeline, spec, state.memory, len(segment), budget_bytes)
+    context = pipeline.memory.read(state.memory, spec, query=False)
+    backbone.extend(segment, context, outputs=0)
+    return replace(state, memory=pipeline.memory.write(state.memory, context.finish()), cursor=cursor)
 
 
 def see(

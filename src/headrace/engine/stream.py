@@ -6,18 +6,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from headrace.engine import saving
 from headrace.engine.answering import Prompt, Said, answer
+from headrace.engine.checkpoints import EVERY_S, Checkpointer
+from headrace.engine.folder import Folder
 from headrace.engine.listening import listen, stand
 from headrace.engine.pipeline import Pipeline
 from headrace.engine.state import StreamState, fork
-from headrace.engine.step import MemoryBudgetError, advance, answered, check_budget
+from headrace.engine.step import MemoryBudgetError, advance, answered, begin, check_budget, picture_of
 from headrace.types import Answer, Event, Frame, ModelSpec, Query, Report, Sight, Span, Token, join
 
 if TYPE_CHECKING:
@@ -35,13 +37,20 @@ class Stream:
         pipeline: What to run.
         budget_bytes: Most bytes the past may take, None for no limit.
         state: Where to go on; None starts anew.
+        folder: Where the state was read from.
 
     Raises:
         MemoryBudgetError: The memory's bound is above the budget.
     """
 
     def __init__(
-        self, engine: Engine, pipeline: Pipeline, *, budget_bytes: int | None = None, state: StreamState | None = None
+        self,
+        engine: Engine,
+        pipeline: Pipeline,
+        *,
+        budget_bytes: int | None = None,
+        state: StreamState | None = None,
+        folder: Folder | None = None,
     ) -> None:
         self._engine = engine
         self._backbone = engine.backbone
@@ -58,8 +67,10 @@ class Stream:
         self._check_bound(pipeline)
         self._unheard: list[Event] = []
         self._observer: Callable[[Sight, Report], None] | None = None
+        self._folder = folder
+        self._checkpoints: Checkpointer | None = None
         with torch.no_grad():
-            self._state = self._start() if state is None else state
+            self._state = begin(pipeline, engine.backbone, budget_bytes=budget_bytes) if state is None else state
 
     @property
     def state(self) -> StreamState:
@@ -124,6 +135,8 @@ class Stream:
         self._unheard += events
         if decision.speak:
             self._unheard.append(Event(report.time_s, decision, self.ask(Query(decision.prompt))))
+        if self._checkpoints is not None:
+            self._checkpoints.tick()
         if self._observer is not None:
             self._observer(sight, report)
 
@@ -286,10 +299,55 @@ class Stream:
             self._observer = observer
 
     def save(self, folder: str | Path) -> None:
-        """Write the stream to a folder, from which ``Engine.resume`` goes on exactly."""
+        """Write the stream to a folder, from which ``Engine.resume`` goes on exactly.
+
+        Rows that never change again are not written to the same folder twice. Pushes wait only until the state is taken
+        down, not until it is on the disk.
+
+        Raises:
+            SavedStreamError: The folder cannot be written to; what it held is still there.
+        """
+        self._folder_at(folder).write(self._snapshot(None))
+
+    def checkpoint(
+        self,
+        folder: str | Path,
+        *,
+        every_s: float = EVERY_S,
+        pipeline: Pipeline | None = None,
+        noted: Callable[[str], None] | None = None,
+    ) -> Checkpointer:
+        """Keep a folder up to date while frames are pushed: ``with stream.checkpoint("camera"): ...``.
+
+        Args:
+            folder: Where to save.
+            every_s: Seconds of wall time between saves, >= 0: what a crash may cost.
+            pipeline: What to go on with after a crash, where that is not what runs: a governor turns things down.
+            noted: Takes a line when saving begins to fail or works again; None logs it.
+
+        Returns:
+            The checkpointer; leaving its block saves the stream as it is. Another takes its place.
+
+        Raises:
+            ValueError: ``every_s`` is no time.
+            SavedStreamError: The folder cannot be written to.
+        """
+        snap = partial(self._snapshot, pipeline)
+        checkpoints = Checkpointer(snap, self._folder_at(folder), every_s=every_s, noted=noted)
         with self._lock:
+            self._checkpoints = checkpoints
+        return checkpoints
+
+    def _folder_at(self, path: str | Path) -> Folder:
+        with self._lock:
+            if self._folder is None or self._folder.path != Path(path):
+                self._folder = Folder(Path(path))
+            return self._folder
+
+    def _snapshot(self, pipeline: Pipeline | None) -> saving.Snapshot:
+        with self._lock, torch.no_grad():
             self._check_open()
-            saving.save(Path(folder), self.pipeline, self._state, self._backbone.spec)
+            return saving.snapshot(pipeline or self.pipeline, self._state, self._backbone.spec)
 
     def close(self) -> None:
         """Forget the past; further calls fail."""
@@ -324,30 +382,5 @@ class Stream:
             raise ValueError("this stream is writing down an answer; iterate that to its end first")
 
     def _framed(self, image: Any) -> Frame:
-        """Make a frame of a picture; copied, because cameras hand out the same buffer again."""
-        if isinstance(image, np.ndarray) and image.dtype == np.uint8:
-            image = torch.from_numpy(image.copy())
-        elif isinstance(image, torch.Tensor):
-            image = image.clone()
-        else:
-            what = f"array of {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
-            raise ValueError(f"push: takes a Frame or a uint8 (H, W, 3) picture, not {what}")
         time_s = self._state.time_s + 1.0 if self.num_frames else 0.0
-        return Frame(self.next_index, time_s, image)
-
-    def _start(self) -> StreamState:
-        """The state of an empty stream: every method's start, and the prefix in the memory."""
-        spec, methods = self._backbone.spec, self.pipeline
-        state = StreamState(
-            encoder=methods.encoder.init(spec),
-            compressor=methods.compressor.init(spec),
-            memory=methods.memory.init(spec),
-            speaker=methods.speaker.init(spec),
-        )
-        if methods.memory.kind == "tokens":
-            return state
-        segment, cursor = self._backbone.place(state.cursor, self._backbone.open())
-        check_budget(methods, spec, state.memory, len(segment), self._budget_bytes)
-        context = methods.memory.read(state.memory, spec, query=False)
-        self._backbone.extend(segment, context, outputs=0)
-        return replace(state, memory=methods.memory.write(state.memory, context.finish()), cursor=cursor)
+        return Frame(self.next_index, time_s, picture_of(image))

@@ -1,0 +1,107 @@
+"""``headrace bench soak``: does anything grow when a stream does not end?"""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headrace.cli import options
+from headrace.cli.failing import clean
+from headrace.cli.output import Output, size
+from headrace.cli.pace import Pace
+
+if TYPE_CHECKING:
+    from headrace.bench.soak import Soaked
+
+KEEP_EVERY = 500  # frames between two writings of what there is so far
+
+
+@clean
+def soak(
+    context: typer.Context,
+    *,
+    frames: Annotated[int, typer.Option(help="Length of the stream, 50 or more.")] = 20_000,
+    pipeline: options.PipelineText = "streamingllm:1040",
+    settings: options.Settings = None,
+    ask_every: Annotated[int | None, typer.Option(help="Frames between questions; default: at most 50.")] = None,
+    state: Annotated[Path | None, typer.Option(help="Folder to keep the stream in meanwhile.")] = None,
+    checkpoint_every: options.CheckpointEvery = None,
+    model: options.Model = "nano",
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    save: Annotated[Path | None, typer.Option(help="JSON file for the result; partial ones are written too.")] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Watch a stream for long: growth of memory, of the time per frame, and of the time to a first token.
+
+    From frame 2,000 to the end, and frames 2,000 to 3,000 against the last 1,000 (less of each in short runs). Memories
+    of blocks keep 2,000 of them. Ctrl-C shows what there is so far.
+
+    Example: headrace --threads 1 bench soak --frames 5000 -p recent:16 --json
+    """
+    from headrace.bench import soak as bench
+    from headrace.bench.machine import machine
+    from headrace.engine import load
+    from headrace.engine.checkpoints import EVERY_S
+
+    out = Output(as_json=as_json, verbosity=context.obj.verbosity)
+    running = bench.soaked_pipeline(pipeline, settings or ())
+    short = bench.Setting(frames=frames, ask_every=1)
+    setting = bench.Setting(
+        frames=frames, ask_every=min(50, max(1, short.span // 4)) if ask_every is None else ask_every
+    )
+    if checkpoint_every is not None and state is None:
+        raise ValueError("--checkpoint-every: goes with --state FOLDER, which is missing")
+    engine = load(model, dtype=dtype, device=device)
+    pace, soaked = Pace(out, frames), bench.Soaked(setting)
+    known: dict[str, Any] = {"bench": "soak", "pipeline": str(running), "model": model, "machine": machine()}
+
+    def result() -> dict[str, Any]:
+        held = getattr(running.memory, "disk_bytes", lambda _: 0)(stream.state.memory)
+        return {**known, **soaked.result(disk_bytes=held + bench.folder_bytes(state))}
+
+    def progress() -> None:
+        pace(f", {size(soaked.anonymous[-1])} of anonymous memory")
+        if save is not None and len(soaked.frame_ms) % KEEP_EVERY == 0:
+            _keep(save, result())
+
+    with engine.open(running) as stream:
+        keeping = nullcontext() if state is None else stream.checkpoint(state, every_s=checkpoint_every or EVERY_S)
+        with keeping:
+            try:
+                bench.soak(stream, soaked, progress=progress)
+            except KeyboardInterrupt:
+                out.note(f"stopped at frame {len(soaked.frame_ms)} of {frames}; so far:")
+        found = result()
+    _keep(save, found)
+    out.object("result", **found)
+    for line in _lines(soaked, found):
+        out.line(line)
+    if found["frames"] < frames:
+        raise typer.Exit(130)
+
+
+def _keep(path: Path | None, found: dict[str, Any]) -> None:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found) + "\n")
+
+
+def _lines(soaked: Soaked, found: dict[str, Any]) -> list[str]:
+    """The result for people."""
+    setting = soaked.setting
+    if found["rss_growth"] is None:
+        return [f"{found['frames']} frames are too few to compare; it takes {setting.warm + 2 * setting.span}"]
+    return [
+        f"{found['frames']} frames, compared with frames {setting.warm} to {setting.warm + setting.span}:",
+        f"  anonymous memory {100 * found['rss_growth']:+.1f} %, at the end {size(found['anonymous_bytes'])}",
+        f"  time per frame x {found['frame_time_ratio']:.3f}, at the end {found['frame_ms']:.1f} ms; in processor time"
+        f" x {found['frame_cpu_ratio']:.3f}",
+        f"  first token x {found['ttft_ratio']:.3f}, at the end {found['ttft_ms']:.1f} ms; question in processor"
+        f" time x {found['ask_cpu_ratio']:.3f}",
+        f"  on disk {size(found['disk_bytes'])}",
+    ]

@@ -1,0 +1,120 @@
+"""Save a running stream now and then, beside its pushes."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from headrace.engine.folder import Folder, SavedStreamError, Snapshot
+
+EVERY_S = 60.0
+
+_log = logging.getLogger("headrace.engine")
+
+
+class Checkpointer:
+    """Keeps a folder up to date with a stream: ``with stream.checkpoint(folder): ...``.
+
+    A snapshot is taken in the thread that pushes, right after a step, and written in a thread of its own; while that
+    one is at work no other snapshot is taken. A save that fails is told once, the folder keeps the stream it held, and
+    the next one tries again. Leaving the block saves the stream as it then is, unless an interrupt ends it, which may
+    come in the middle of a step.
+
+    Args:
+        snap: Takes a snapshot of the stream; called by whoever may read its state.
+        folder: Where to write.
+        every_s: Seconds of wall time from one snapshot to the next, >= 0: what a crash may cost. 0 saves as often as
+            the disk allows.
+        noted: Takes one line when saving begins to fail, and when it works again; None logs it under
+            ``headrace.engine``.
+        clock: Time in seconds, any origin; for tests.
+
+    Attributes:
+        num_saved: Saves that went well.
+        stall_ms: Milliseconds for which the last snapshot held the stream.
+        write_ms: Milliseconds from the last snapshot to the end of its writing.
+        error: What the last save failed with, None when it went well.
+
+    Raises:
+        ValueError: ``every_s`` is no time.
+        SavedStreamError: The folder cannot be written to.
+    """
+
+    def __init__(
+        self,
+        snap: Callable[[], Snapshot],
+        folder: Folder,
+        *,
+        every_s: float = EVERY_S,
+        noted: Callable[[str], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not 0 <= every_s < float("inf"):
+            raise ValueError(f"checkpoint every: must be 0 seconds or more, not {every_s:g}")
+        folder.check()
+        self._snap, self._folder, self._every_s = snap, folder, every_s
+        self._noted, self._clock = noted or _log.warning, clock
+        self._due = clock() + every_s
+        self._writer: threading.Thread | None = None
+        self.num_saved = 0
+        self.stall_ms = self.write_ms = 0.0
+        self.error: SavedStreamError | None = None
+
+    def tick(self) -> None:
+        """Save if it is time to; the stream calls it after every step."""
+        now = self._clock()
+        if now < self._due or (self._writer is not None and self._writer.is_alive()):
+            return
+        self._due = now + self._every_s
+        start = time.perf_counter()
+        shot = self._snap()
+        self.stall_ms = 1000 * (time.perf_counter() - start)
+        self._writer = threading.Thread(target=self._write, args=(shot, start), daemon=True)
+        self._writer.start()
+
+    def wait(self) -> None:
+        """Wait until nothing is being written."""
+        if self._writer is not None:
+            self._writer.join()
+
+    def close(self) -> None:
+        """Save the stream as it is; it is not saved again.
+
+        Raises:
+            SavedStreamError: It cannot be written.
+        """
+        self._due = float("inf")
+        self.wait()
+        self._folder.write(self._snap())
+        self.num_saved += 1
+
+    def _write(self, shot: Snapshot, start: float) -> None:
+        try:
+            self._folder.write(shot)
+        except (SavedStreamError, MemoryError, RuntimeError) as error:
+            if self.error is None:
+                self._noted(f"{error}; the stream goes on, and the next checkpoint will try again")
+            self.error = error if isinstance(error, SavedStreamError) else SavedStreamError(str(error))
+            return
+        if self.error is not None:
+            self._noted(f"{self._folder.path}: can be written to again; the stream is saved")
+        self.error = None
+        self.num_saved += 1
+        self.write_ms = 1000 * (time.perf_counter() - start)
+
+    def __enter__(self) -> Checkpointer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is not None and not isinstance(error, Exception):
+            self._due = float("inf")
+            self.wait()
+            return
+        try:
+            self.close()
+        except SavedStreamError:
+            if error is None:
+                raise

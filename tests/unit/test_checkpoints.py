@@ -1,0 +1,358 @@
+"""Checkpoints: only what is new is written, a fault at any point loses nothing, and a live stream goes on."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.cache import Written
+from headrace.engine import SavedStreamError, folder
+from headrace.engine.state import fork, pack, same
+from parity.models import QUESTION, frames, tiny
+
+WINDOW = "streamingllm:200"  # blocks of 64 rows, 5 rows per frame
+
+
+def opened(pipeline=WINDOW, *, num=0):
+    return pushed(tiny("frame", seed=1).engine.open(pipeline), num)
+
+
+def pushed(stream, num: int):
+    for frame in frames(num, first=stream.num_frames):
+        stream.push(frame)
+    return stream
+
+
+def resume(path: Path):
+    return tiny("frame", seed=1).engine.resume(path)
+
+
+def names(path: Path, kind: str = "") -> set[str]:
+    return {file.name for file in path.iterdir() if file.name.startswith(kind)}
+
+
+class Disk:
+    """Stands in for the functions of ``folder`` that touch the disk: counts bytes, and fails at one point.
+
+    Args:
+        fail_at: Number of the operation that fails, None for none.
+        error: What it fails with.
+    """
+
+    def __init__(self, fail_at: int | None = None, error: BaseException | None = None) -> None:
+        self.fail_at, self.error = fail_at, error
+        self.num_bytes = 0
+        self._count = itertools.count()
+
+    def point(self) -> None:
+        """Fail, if it is time to."""
+        if next(self._count) == self.fail_at:
+            assert self.error is not None
+            raise self.error
+
+    def install(self, patch: pytest.MonkeyPatch) -> Disk:
+        """Put it in place."""
+        put, sync, replace, unlink = folder._put, folder._sync, os.replace, os.unlink
+
+        def faulty_put(path: Path, data: bytes) -> None:
+            self.point()  # cannot be opened
+            path.write_bytes(data[: len(data) // 2])
+            self.point()  # half of it is there
+            put(path, data)
+            self.num_bytes += len(data)
+            self.point()  # it cannot be flushed
+
+        def before(function):
+            def called(*args) -> None:
+                self.point()
+                function(*args)
+
+            return called
+
+        patch.setattr(folder, "_put", faulty_put)
+        patch.setattr(folder, "_sync", before(sync))
+        patch.setattr(folder.os, "replace", before(replace))
+        patch.setattr(folder.os, "unlink", before(unlink))
+        return self
+
+
+class Killed(BaseException):
+    """Nothing runs after it, as after a SIGKILL."""
+
+
+FAULTS = {
+    "full": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+    "read-only": OSError(errno.EROFS, os.strerror(errno.EROFS)),
+    "broken": OSError(errno.EIO, os.strerror(errno.EIO)),
+    "killed": Killed(),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_at_any_point_leaves_the_old_stream_or_the_new_one(tmp_path, monkeypatch, fault):
+    for point in itertools.count():
+        path = tmp_path / str(point)
+        stream = opened(num=16)
+        stream.save(path)
+        old, before = fork(stream.state), names(path)
+        pushed(stream, 14)
+        with monkeypatch.context() as patch:
+            disk = Disk(point, FAULTS[fault]).install(patch)
+            try:
+                stream.save(path)
+                failed = ""
+            except (SavedStreamError, Killed) as error:
+                failed = str(error) or "killed"
+            done = next(disk._count) <= point
+        back = resume(path)
+        if failed:
+            assert same(back.state, old) or same(back.state, stream.state)
+        else:
+            assert same(back.state, stream.state)
+        if failed and fault != "killed":
+            assert failed == f"{path}: cannot be written to ({FAULTS[fault].strerror})"
+            if same(back.state, old):
+                assert {name for name in names(path) if not name.endswith(".part")} == before
+        stream.save(path)
+        assert same(resume(path).state, stream.state)
+        assert names(path) == set(manifest(path)["files"]) | {"stream.json"}
+        if done:
+            break
+    assert point > 10
+
+
+def manifest(path: Path) -> dict:
+    return json.loads((path / "stream.json").read_text())["stream"]
+
+
+def test_rows_are_written_once(tmp_path):
+    """A file of rows that is still used is not touched again, by the stream or by one resumed from the folder."""
+    stream = opened(num=20)
+    stream.save(tmp_path)
+    seen = {name: (tmp_path / name).stat().st_ino for name in names(tmp_path, "rows")}
+    assert seen
+    for again in (stream, resume(tmp_path)):
+        pushed(again, 4).save(tmp_path)
+        kept = {name: (tmp_path / name).stat().st_ino for name in names(tmp_path, "rows")}
+        assert seen.items() <= kept.items()
+        assert same(resume(tmp_path).state, again.state)
+
+
+def test_a_save_costs_the_same_however_long_the_stream_is(tmp_path, monkeypatch):
+    """Rows of the past are not written again: in a memory that forgets nothing, the tenth save is like the second."""
+    disk, stream, costs = Disk().install(monkeypatch), opened("streamingllm:4000"), []
+    stream._state.memory.window.block_rows = 64
+    monkeypatch.setattr(type(stream.pipeline.memory), "_block_rows", 64)
+    for _ in range(10):
+        pushed(stream, 26)  # two blocks
+        before = disk.num_bytes
+        stream.save(tmp_path)
+        costs.append(disk.num_bytes - before)
+    held = sum((tmp_path / name).stat().st_size for name in names(tmp_path))
+    assert held > 4 * max(costs[1:])
+    assert max(costs[1:]) < 1.5 * min(costs[1:])
+
+
+def test_files_that_are_mostly_forgotten_are_written_anew(tmp_path):
+    """The window moves on: what has left it does not stay on the disk for ever."""
+    stream, sizes = opened(), []
+    for _ in range(20):
+        pushed(stream, 9).save(tmp_path)
+        sizes.append(sum((tmp_path / name).stat().st_size for name in names(tmp_path)))
+        assert same(resume(tmp_path).state, stream.state)
+    held = stream.pipeline.memory.num_bytes(stream.state.memory)
+    assert max(sizes[8:]) < 4 * held
+
+
+def test_another_stream_saved_to_the_folder_in_between(tmp_path):
+    """Each writes all it needs: the other has removed its files."""
+    one, other = opened(num=30), opened("full", num=5)
+    for _ in range(2):
+        for stream in (one, other):
+            stream.save(tmp_path)
+            assert same(resume(tmp_path).state, stream.state)
+
+
+@given(st.lists(st.sampled_from(["push", "save", "fork", "resume", "ask", "spoil"]), min_size=3, max_size=14))
+def test_whatever_happens_a_saved_stream_is_the_stream(tmp_path_factory, deeds):
+    path = tmp_path_factory.mktemp("s")
+    stream = opened("streamingllm:100", num=13)
+    for deed in (*deeds, "save", "resume"):
+        if deed == "push":
+            pushed(stream, 7)
+        elif deed == "save":
+            stream.save(path)
+        elif deed == "fork":
+            stream = stream.fork()
+        elif deed == "ask":
+            stream.ask(QUESTION, max_tokens=2, remember=True)
+        elif deed == "spoil":
+            for name in sorted(names(path, "rows"))[:1] if path.is_dir() else ():
+                (path / name).unlink()
+        else:
+            stream.save(path)
+            back = resume(path)
+            assert same(back.state, stream.state)
+            stream = back
+
+
+# -- files that were damaged later -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["rows", "state", "stream"])
+@pytest.mark.parametrize("damage", ["flipped", "torn", "empty", "longer", "gone"])
+def test_a_damaged_file_is_named(tmp_path, kind, damage):
+    opened(num=30).save(tmp_path)
+    path = tmp_path / sorted(names(tmp_path, kind))[0]
+    data = path.read_bytes()
+    at = 2 * len(data) // 3
+    new = {
+        "flipped": data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :],
+        "torn": data[:at],
+        "empty": b"",
+        "longer": data + b"\0",
+    }
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(new[damage])
+    with pytest.raises(SavedStreamError) as raised:
+        resume(tmp_path)
+    assert "\n" not in str(raised.value)
+    assert path.name in str(raised.value)
+
+
+def test_a_manifest_may_not_reach_outside(tmp_path):
+    stream = opened(num=2)
+    stream.save(tmp_path / "s")
+    found = manifest(tmp_path / "s")
+    (tmp_path / "out.safetensors").write_bytes(b"x")
+    found["files"]["../out.safetensors"] = "0"
+    text = {"format": 2, "sha256": folder.checksum_of(found), "stream": found}
+    (tmp_path / "s" / "stream.json").write_text(json.dumps(text))
+    with pytest.raises(SavedStreamError, match="no file of this folder"):
+        resume(tmp_path / "s")
+
+
+# -- checkpoints of a live stream --------------------------------------------------------------------------------------
+
+
+def test_a_checkpointed_stream_is_what_it_would_have_been(tmp_path):
+    alone, stream = opened(), opened()
+    with stream.checkpoint(tmp_path, every_s=0) as checkpoints:
+        for frame in frames(30):
+            alone.push(frame)
+            stream.push(frame)
+            checkpoints.wait()
+            assert same(resume(tmp_path).state, alone.state)
+        assert checkpoints.num_saved == 30
+        assert checkpoints.error is None
+        assert checkpoints.write_ms >= checkpoints.stall_ms > 0
+    assert same(resume(tmp_path).state, stream.state)
+    pushed(stream, 1)
+    assert resume(tmp_path).num_frames == 30
+
+
+def test_it_is_saved_when_it_is_time_to(tmp_path):
+    now, stream = [0.0], opened()
+    with folder_of(stream, tmp_path, every_s=10, clock=lambda: now[0]) as checkpoints:
+        for number in range(1, 31):
+            now[0] = float(number)
+            pushed(stream, 1)
+            checkpoints.wait()
+            assert checkpoints.num_saved == number // 10
+    assert checkpoints.num_saved == 4
+
+
+def folder_of(stream, path: Path, **options):
+    """A checkpointer with a clock of the test's."""
+    from headrace.engine.checkpoints import Checkpointer
+
+    stream._checkpoints = Checkpointer(lambda: stream._snapshot(None), stream._folder_at(path), **options)
+    return stream._checkpoints
+
+
+def test_a_live_stream_goes_on_when_it_cannot_be_saved(tmp_path, monkeypatch, caplog):
+    told: list[str] = []
+    stream, alone = opened(num=3), opened(num=3)
+    checkpoints = stream.checkpoint(tmp_path, every_s=0, noted=told.append)
+    pushed(stream, 1)
+    checkpoints.wait()
+    old = fork(stream.state)
+    with monkeypatch.context() as patch:
+        for _ in range(3):
+            Disk(0, FAULTS["full"]).install(patch)
+            pushed(stream, 1)
+            checkpoints.wait()
+            assert same(resume(tmp_path).state, old)
+    assert told == [
+        f"{tmp_path}: cannot be written to (No space left on device); the stream goes on, and the next checkpoint will"
+        " try again"
+    ]
+    assert str(checkpoints.error) in told[0]
+    pushed(stream, 1)
+    checkpoints.wait()
+    assert told[1:] == [f"{tmp_path}: can be written to again; the stream is saved"]
+    assert checkpoints.error is None
+    assert same(resume(tmp_path).state, stream.state)
+    assert same(stream.state, pushed(alone, 5).state)
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "headrace.engine"):
+        checkpoints = stream.checkpoint(tmp_path, every_s=0)
+        Disk(0, FAULTS["full"]).install(patch)
+        pushed(stream, 1)
+        checkpoints.wait()
+        Disk(0, FAULTS["full"]).install(patch)
+        with pytest.raises(SavedStreamError, match="No space left"):
+            checkpoints.close()
+    assert len(caplog.records) == 1
+
+
+def test_what_leaves_the_block_decides_what_is_saved(tmp_path):
+    stream = opened()
+    for error, num in ((ValueError, 4), (KeyboardInterrupt, 4)):  # an interrupt may come in the middle of a step
+        with pytest.raises(error), stream.checkpoint(tmp_path, every_s=100):
+            leave(pushed(stream, 4), error)
+        assert resume(tmp_path).num_frames == num
+
+
+def leave(_, error: type[BaseException]) -> None:
+    raise error
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_at_once(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(SavedStreamError, match="file"):
+        opened().checkpoint(tmp_path / "file" / "s")
+    for wrong in (-1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="checkpoint every"):
+            opened().checkpoint(tmp_path / "s", every_s=wrong)
+
+
+def test_a_governed_stream_goes_on_with_what_it_was_opened_with(tmp_path):
+    stream = opened("recent:4+uniform:4")
+    with stream.checkpoint(tmp_path, every_s=0, pipeline=stream.pipeline) as checkpoints:
+        stream.tune(compressor={"keep": 2})
+        pushed(stream, 2)
+        checkpoints.wait()
+        assert resume(tmp_path).pipeline.compressor.keep == 4
+
+
+def test_rows_with_an_owner_are_not_copied():
+    """What a snapshot holds of the past are views: taking it does not take longer the longer the stream is."""
+    stream = opened(num=30)
+    tensors, written = {}, []
+    pack(stream.state, tensors, written)
+    blocks = {id(run.block) for layer in range(3) for run in stream.state.memory.window.runs(layer)}
+    assert len(written) > 3
+    for rows in written:
+        assert isinstance(rows, Written)
+        assert id(rows.owner) in blocks
+        assert rows.tensors["keys"].untyped_storage().data_ptr() == rows.owner.keys.untyped_storage().data_ptr()
