@@ -21,7 +21,7 @@ from headrace import video
 from headrace.backbones import plain
 from headrace.bench.accuracy import FIRST_SEED, Setting, majority_row, run_seed
 from headrace.bench.bare import BareModel
-from headrace.bench.ledger import Ledger, summarise
+from headrace.bench.ledger import Ledger, place, summarise
 from headrace.bench.overhead import overhead
 from headrace.bench.speaking import choose
 from headrace.bench.statistics import Outcome, accuracy, quantile
@@ -41,6 +41,8 @@ from headrace.video.world.marking import FRAME_S, Marker, Tally, total
 from unit.tiny import save_tiny
 
 SETTING = Setting(seconds=6.0, every_s=3.0, h264=False)
+MACHINE = {"cpu": "a cpu", "torch": "2", "transformers": "5", "headrace": "0", "threads": 1, "date": "2026-01-01"}
+HERE = place(MACHINE, "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -233,23 +235,53 @@ def test_accuracy_is_a_mean_over_kinds(rows: list[tuple[str, int, bool]]) -> Non
 
 def test_an_interrupted_bench_goes_on(engine: Engine, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    first = Ledger(path, "m", SETTING)
+    first = Ledger(path, "m", SETTING, HERE)
     for row in run_seed(engine, ["dense", "recent:2"], 0, SETTING):
         first.add(row)
-    again = Ledger(path, "m", SETTING)
+    again = Ledger(path, "m", SETTING, HERE)
     assert again.has("dense", 0)
     assert not again.has("dense", 1)
     assert summarise(again.rows, ["dense", "recent:2"], 1) == summarise(first.rows, ["dense", "recent:2"], 1)
-    assert not Ledger(path, "another model", SETTING).rows
-    assert not Ledger(path, "m", Setting(seconds=9.0)).rows
-    assert not Ledger(path, "m", dataclasses.replace(SETTING, watches=1)).rows
+    assert not Ledger(path, "another model", SETTING, HERE).rows
+    assert not Ledger(path, "m", Setting(seconds=9.0), HERE).rows
+    assert not Ledger(path, "m", dataclasses.replace(SETTING, watches=1), HERE).rows
     older = {"model": "m", "level": "standard", "seconds": 6.0, "every_s": 3.0, "h264": False}
     row = {"name": "recent:4", "pipeline": "", "seed": 0, "outcomes": [["where", True]], "memory_bytes": 1}
     path.write_text(path.read_text() + json.dumps({"key": older, "row": row}) + "\n")
-    assert len(Ledger(path, "m", SETTING).rows) == 2, "rows of an older layout are passed over"
+    assert len(Ledger(path, "m", SETTING, HERE).rows) == 2, "rows of an older layout are passed over"
     path.write_text(path.read_text() + "{torn")
     with pytest.raises(ValueError, match="line 4 is damaged"):
-        Ledger(path, "m", SETTING)
+        Ledger(path, "m", SETTING, HERE)
+
+
+@pytest.mark.parametrize(
+    ("machine", "device"),
+    [
+        (MACHINE, "cuda"),
+        (MACHINE | {"accelerator": "cuda"}, "cpu"),
+        *((MACHINE | {key: "another"}, "cpu") for key in ("cpu", "torch", "transformers", "headrace", "threads")),
+    ],
+)
+def test_rows_of_another_place_are_passed_over(machine: dict[str, Any], device: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    Ledger(path, "m", SETTING, HERE).add(majority_row(0, SETTING))
+    assert not Ledger(path, "m", SETTING, place(machine, device)).rows
+    assert Ledger(path, "m", SETTING, place(MACHINE | {"date": "another day"}, torch.device("cpu"))).rows
+
+
+def test_the_command_measures_anew_at_another_place(tmp_path: Path) -> None:
+    """Same file, same setting, another number type: rows are added, not taken."""
+    model, path = str(save_tiny(tmp_path / "model")), tmp_path / "rows.jsonl"
+    words = ["bench", "accuracy", "--model", model, "--pipelines", "recent:1", "--seconds", "4", "--seeds", "1"]
+    words += ["--exact", "--watches", "0", "--device", "cpu", "--save", str(path)]
+    for dtype, lines in (("float32", 1), ("float32", 1), ("bfloat16", 2), ("float32", 2)):
+        found = CliRunner().invoke(app, [*words, "--dtype", dtype])
+        assert found.exit_code == 0, found.output
+        assert len(path.read_text().splitlines()) == lines
+    key = json.loads(path.read_text().splitlines()[0])["key"]
+    assert key["device"] == "cpu"
+    assert key["threads"] == torch.get_num_threads()
+    assert key["torch"] == torch.__version__
 
 
 def test_summaries_are_plain_numbers(engine: Engine) -> None:

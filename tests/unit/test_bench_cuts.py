@@ -82,9 +82,9 @@ def test_oracles_know_one_world(engine: Engine) -> None:
 
 def test_a_ledger_keeps_streams_with_cuts_apart(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    Ledger(path, "m", SETTING).add(majority_row(0, SETTING))
-    assert Ledger(path, "m", SETTING).has("majority", 0)
-    assert not Ledger(path, "m", Setting(seconds=6.0, every_s=1.0, h264=False, watches=0)).rows
+    Ledger(path, "m", SETTING, {}).add(majority_row(0, SETTING))
+    assert Ledger(path, "m", SETTING, {}).has("majority", 0)
+    assert not Ledger(path, "m", Setting(seconds=6.0, every_s=1.0, h264=False, watches=0), {}).rows
 
 
 def outcomes(rights: dict[tuple[str, int], list[bool]]) -> list[Outcome]:

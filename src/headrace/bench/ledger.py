@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from headrace.bench.accuracy import Row, Setting
+from headrace.bench.machine import SAME
 from headrace.bench.statistics import Accuracy, Outcome, accuracy, difference
 from headrace.video.world import ALL_KINDS, GROUPS
 from headrace.video.world.marking import Tally, total
@@ -17,22 +18,29 @@ LAYOUT = 2  # what is asked and what a row holds; rows of another layout are pas
 FORWARD = GROUPS[-1]
 
 
+def place(machine: Mapping[str, Any], device: object) -> dict[str, Any]:
+    """Say what of a machine (``bench.machine``) and a device must stay the same for figures to stand side by side."""
+    return {"device": str(device), **{key: machine.get(key) for key in (*SAME, "threads")}}
+
+
 class Ledger:
-    """Rows that are done, for one model and setting; rows of others, and of older layouts, are passed over.
+    """Rows that are done, for one model, setting and place; rows of others, and of older layouts, are passed over.
 
     Args:
         path: JSON-lines file, made when the first row comes; None keeps rows in memory.
-        model: Fingerprint of the model.
+        model: Fingerprint of the model: its shape, number type and weights.
         setting: What is measured.
+        place: Where, as ``place`` gives it: times are those of one machine, and number types and versions may change
+            an answer.
 
     Raises:
         ValueError: A line of the file is damaged.
     """
 
-    def __init__(self, path: Path | None, model: str, setting: Setting) -> None:
+    def __init__(self, path: Path | None, model: str, setting: Setting, place: Mapping[str, Any]) -> None:
         self.setting = setting
         self._path = path
-        self._key = {"layout": LAYOUT, "model": model, **dataclasses.asdict(setting)}
+        self._key = {"layout": LAYOUT, "model": model, **dataclasses.asdict(setting), **place}
         self.rows: list[Row] = []
         if path is not None and path.is_file():
             for number, line in enumerate(path.read_text().splitlines(), start=1):

@@ -11,6 +11,8 @@ import torch
 
 import headrace
 
+SAME = ("cpu", "accelerator", "torch", "transformers", "headrace")  # what must not change within a measurement
+
 
 def machine() -> dict[str, str | int]:
     """Name processor, accelerator, threads, versions and the date."""

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from headrace.bench.latency import Cost, Run, Setting
+from headrace.bench.machine import SAME
 from headrace.bench.ratios import summarise
-
-SAME = ("cpu", "accelerator", "torch", "transformers", "headrace")  # what must not change within a record
 
 
 @dataclass

@@ -160,7 +160,7 @@ def accuracy(
     Example: headrace bench accuracy --pipelines dense,recent:4,uniform:0.3 --seeds 2
     """
     from headrace.bench.accuracy import Setting
-    from headrace.bench.ledger import Ledger, summarise
+    from headrace.bench.ledger import Ledger, place, summarise
     from headrace.bench.machine import machine
     from headrace.bench.picture import draw
     from headrace.bench.table import check_marks, replace_between
@@ -174,14 +174,15 @@ def accuracy(
     )
     names = list(dict.fromkeys(name.strip() for name in (*pipelines.split(","), against) if name.strip()))
     engine = load(model, dtype=dtype, device=device)
-    ledger = Ledger(save, engine.backbone.spec.fingerprint, setting)
+    spec, at = engine.backbone.spec, machine()
+    ledger = Ledger(save, spec.fingerprint, setting, place(at, spec.device))
     _fill(out, ledger, engine, names, seeds=seeds)
     found = summarise(ledger.rows, names, seeds, against=against.strip())
     for result in found:
         out.object("result", **result)
     what = f"{model}, {level} level, {seeds} streams of {seconds:g} s"
     what += f" with a cut every {cut_every:g} s" if cut_every else ""
-    text = _accuracy_table(found, what, machine(), against)
+    text = _accuracy_table(found, what, at, against)
     out.line(text)
     if readme is not None:
         replace_between(readme, "bench:accuracy", text)
