@@ -21,12 +21,13 @@ from torch import Tensor
 
 from headrace import registry, video
 from headrace.bench.cuts import Cuts
-from headrace.bench.rows import Given, Oracle
+from headrace.bench.fed import Eyes, Fed, Seen
+from headrace.bench.rows import Oracle
 from headrace.bench.speaking import choose
 from headrace.bench.statistics import Outcome
 from headrace.engine import Engine, Pipeline, Stream
 from headrace.engine.answering import Prompt, Said, answer
-from headrace.types import Frame, Query, VisualTokens
+from headrace.types import Frame, Query
 from headrace.video.world import (
     ALL_KINDS,
     GROUPS,
@@ -146,16 +147,11 @@ def run_seed(
     num = int(setting.seconds * TICKS_PER_SECOND)
     watched = choose(world, num, setting.watches)
     lanes = [_Lane(engine, name, seed, world, watched) for name in names]
-    encoders = {lane.encoder: lane.watched.encoder for lane in lanes if lane.watched is not None}
-    states = {key: method.init(engine.backbone.spec) for key, method in encoders.items()}
+    eyes = Eyes(engine, [lane.watched for lane in lanes if lane.watched is not None])
     step = max(1, round(setting.every_s * TICKS_PER_SECOND))
     with torch.no_grad():
         for frame in _shown(world, num, setting):
-            seen: dict[str, tuple[VisualTokens, float]] = {}
-            for key, method in encoders.items():
-                start = time.perf_counter()
-                states[key], tokens = method.step(states[key], [frame], engine.backbone)
-                seen[key] = (tokens, 1000 * (time.perf_counter() - start))
+            seen = eyes.see(frame)
             for lane in lanes:
                 lane.push(frame, seen)
             if (frame.index + 1) % step == 0:
@@ -224,11 +220,9 @@ class _Lane:
 
     def __init__(self, engine: Engine, name: str, seed: int, world: World, watched: Sequence[Watch]) -> None:
         self._engine = engine
-        self._box: dict[int, VisualTokens] = {}
         self.watched = None if name == "text-only" else _parse(name, world)
-        self.encoder = "" if self.watched is None else repr(self.watched.encoder)
-        given = dataclasses.replace(self.watched or Pipeline.parse("dense"), encoder=Given(tokens=self._box))
-        self._stream: Stream = engine.open(given)
+        self._fed = Fed(engine, self.watched or Pipeline.parse("dense"))
+        self._stream: Stream = self._fed.stream
         self._row = Row(name, name if self.watched is None else str(self.watched), seed)
         self._frames_ms: list[float] = []
         self._asks_ms: list[float] = []
@@ -237,13 +231,11 @@ class _Lane:
         seen = watched if self.watched is not None else ()
         self._markers = {self._stream.watch(x.text, max_tokens=MAX_TOKENS): (x.text, Marker(x.events_s)) for x in seen}
 
-    def push(self, frame: Frame, seen: dict[str, tuple[VisualTokens, float]]) -> None:
+    def push(self, frame: Frame, seen: Seen) -> None:
         if self.watched is None:
             return
-        tokens, encode_ms = seen[self.encoder]
-        self._box.clear()
-        self._box[frame.index] = tokens
-        for event in self._stream.push(frame):
+        events, encode_ms = self._fed.push(frame, seen)
+        for event in events:
             if event.number:
                 self._markers[event.number][1].said(event.time_s)
         report = self._stream.report

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.cli import latency, options, soak
+from headrace.cli import latency, options, recall, soak
 from headrace.cli.failing import clean, fail
 from headrace.cli.output import Output
 
@@ -25,6 +25,7 @@ DEFAULT_ROWS = (
 app = typer.Typer(no_args_is_help=True, help="Measure the engine.")
 app.command("latency")(latency.latency)
 app.command("soak")(soak.soak)
+app.command("recall")(recall.recall)
 
 
 def _drawable(path: Path | None) -> Path | None:

@@ -16,6 +16,7 @@ from headrace.video.world.questions import (
     questions,
     vocabulary,
 )
+from headrace.video.world.rare import Moment, RareWorld
 from headrace.video.world.render import render
 from headrace.video.world.score import Score, majority, matches, normalise, score
 from headrace.video.world.script import TICKS_PER_SECOND, Scene, Sprite, World
@@ -41,7 +42,9 @@ __all__ = [
     "TICKS_PER_SECOND",
     "Kind",
     "Level",
+    "Moment",
     "Question",
+    "RareWorld",
     "Scene",
     "Score",
     "Sprite",

@@ -38,7 +38,7 @@ def _join(scene: Scene, plan: Sprite, draw: Draw) -> Scene:
     """Place a sprite where it stays clear of all others, or leave it out."""
     for _ in range(TRIES):
         sprite = replace(plan, start=(draw.between(plan.low, plan.high), draw.between(plan.low, plan.high)))
-        if _fits(sprite, scene):
+        if fits(sprite, scene):
             return replace(scene, sprites=(*scene.sprites, sprite))
     return scene
 
@@ -117,7 +117,7 @@ def _distractors(scene: Scene, draw: Draw) -> tuple[Sprite, ...]:
     return tuple(found)
 
 
-def _fits(sprite: Sprite, scene: Scene) -> bool:
+def fits(sprite: Sprite, scene: Scene) -> bool:
     """Tell whether a sprite stays clear of the display and of all others for as long as it is there.
 
     Where there is a bar, it also has to come, change and leave in the open.

@@ -1,0 +1,226 @@
+"""What a memory can still say of something seen long ago: read-only questions 1, 5, 20 and 60 minutes after it.
+
+Every stream shows three things once (``video.world.rare``), early, and then goes on without them. All pipelines watch
+the same frames side by side; a frame is encoded once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+
+import torch
+
+from headrace import video
+from headrace.bench.accuracy import FIRST_SEED, MAX_TOKENS
+from headrace.bench.fed import Eyes, Fed, Seen
+from headrace.engine import Engine, MemoryBudgetError, Pipeline
+from headrace.types import Frame, Query
+from headrace.video.world import LEVELS, TICKS_PER_SECOND, Question, RareWorld, matches
+
+NOW = 0.0  # the age of what is still there
+SOON = 4  # ticks after the cut at which "before the cut" is asked of what has just gone
+MAJORITY, MOMENT = "majority", "moment"  # rows that are no pipelines
+COUNTED = 200  # streams on which the guesser's answers are counted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What is measured.
+
+    Attributes:
+        ages: Minutes between the end of a moment and the questions about it, ascending, > 0.
+        level: Level of the world.
+        memory_mb: Most MiB for a memory that grows without end; it is out of the race when that is full.
+    """
+
+    ages: tuple[float, ...] = (1.0, 5.0, 20.0, 60.0)
+    level: str = "standard"
+    memory_mb: float = 1024.0
+
+    def __post_init__(self) -> None:
+        if self.level not in LEVELS:
+            raise ValueError(f"level: {self.level!r} is unknown; known: {', '.join(LEVELS)}")
+        if not self.ages or list(self.ages) != sorted(set(self.ages)) or not 0.1 <= self.ages[0] <= self.ages[-1] < 1e4:
+            raise ValueError(f"ages: must be ascending minutes from 0.1 up, not {self.ages}")
+
+    def num_frames(self, seed: int) -> int:
+        """Length of a stream: up to its last question."""
+        return max(plan(seed, self)) + 1
+
+
+@dataclass(slots=True)
+class Row:
+    """One pipeline on one stream.
+
+    Attributes:
+        name: The pipeline's text as given.
+        pipeline: The pipeline in full.
+        seed: Number of the stream.
+        outcomes: (age in minutes, kind, whether the answer was right) of every question it was asked.
+        ms_per_frame: Milliseconds per frame, shared encoding included.
+        ms_per_question: Milliseconds per question.
+        memory_bytes: Bytes held at the end.
+        full_s: Second of the stream at which its memory was full, None where it never was.
+    """
+
+    name: str
+    pipeline: str
+    seed: int
+    outcomes: list[tuple[float, str, bool]] = field(default_factory=list)
+    ms_per_frame: float = 0.0
+    ms_per_question: float = 0.0
+    memory_bytes: int = 0
+    full_s: float | None = None
+
+
+Plan = dict[int, list[tuple[float, int, Question]]]
+
+
+def plan(seed: int, setting: Setting) -> Plan:
+    """What is asked on a stream: (age in minutes, number of the moment, question) by tick."""
+    found: Plan = defaultdict(list)
+    for number, moment in enumerate(_world(seed, setting).moments()):
+        found[moment.stop - 1] += [(NOW, number, x) for x in moment.questions(moment.stop - 1, here=True)]
+        soon = moment.stop - 1 + SOON
+        found[soon] += [(NOW, number, x) for x in moment.questions(soon, here=False) if x.kind == "scene_before"]
+        for age in setting.ages:
+            tick = moment.stop - 1 + round(60 * age * TICKS_PER_SECOND)
+            found[tick] += [(age, number, x) for x in moment.questions(tick, here=False)]
+    return dict(found)
+
+
+def _world(seed: int, setting: Setting) -> RareWorld:
+    return RareWorld(FIRST_SEED + seed, LEVELS[setting.level])
+
+
+def run_seed(
+    engine: Engine,
+    names: Sequence[str],
+    seed: int,
+    setting: Setting,
+    *,
+    progress: Callable[[], None] = lambda: None,
+) -> list[Row]:
+    """Run pipelines side by side over one stream.
+
+    Args:
+        engine: The model.
+        names: Pipeline texts, with settings behind them, such as ``streamingllm:1040@memory.sinks=4``; ``moment`` is
+            a full cache of the moment's own scene and nothing else, as a memory would bring it back that finds it.
+        seed: Number of the stream, counted from 0.
+        setting: What is measured.
+        progress: Called after every frame.
+
+    Returns:
+        One row per name.
+
+    Raises:
+        ValueError: A name is wrong.
+    """
+    world, asked, num = _world(seed, setting), plan(seed, setting), setting.num_frames(seed)
+    lanes: list[_Lane] = [
+        _MomentLane(engine, seed, world) if name == MOMENT else _Lane(engine, name, seed, setting.memory_mb)
+        for name in names
+    ]
+    eyes = Eyes(engine, [lane.pipeline for lane in lanes])
+    with torch.no_grad():
+        for frame in video.world.frames(world, 0, num):
+            seen = eyes.see(frame)
+            for lane in lanes:
+                lane.push(frame, seen)
+                for age, number, question in asked.get(frame.index, ()):
+                    lane.ask(age, number, question)
+            progress()
+    return [lane.finish() for lane in lanes]
+
+
+def majority_row(seed: int, setting: Setting) -> Row:
+    """The guesser who gives each kind's most frequent answer, counted on other streams of the same level."""
+    guess, row = _common_answers(setting.level), Row(MAJORITY, MAJORITY, seed)
+    for found in plan(seed, setting).values():
+        row.outcomes += [(age, question.kind, question.answer == guess[question.kind]) for age, _, question in found]
+    return row
+
+
+@cache
+def _common_answers(level: str) -> dict[str, str]:
+    tally: dict[str, Counter[str]] = defaultdict(Counter)
+    for number in range(COUNTED):
+        for moment in RareWorld(FIRST_SEED - 1 - number, LEVELS[level]).moments():
+            for question in moment.questions(0, here=False):
+                tally[question.kind][question.answer] += 1
+    return {kind: found.most_common(1)[0][0] for kind, found in tally.items()}
+
+
+class _Lane:
+    """One pipeline on one stream, fed with shared tokens, until its memory is full."""
+
+    def __init__(self, engine: Engine, name: str, seed: int, memory_mb: float | None) -> None:
+        text, *settings = name.split("@")
+        self.pipeline = Pipeline.parse(text, settings)
+        if self.pipeline.chunk_frames != 1:
+            raise ValueError(f"pipeline {name!r}: the bench takes one frame per step")
+        self._fed = Fed(engine, self.pipeline, memory_mb=memory_mb)
+        self.row = Row(name, str(self.pipeline), seed)
+        self._frames_ms = self._asks_ms = 0.0
+        self._num = 0
+
+    def push(self, frame: Frame, seen: Seen) -> None:
+        if self.row.full_s is not None:
+            return
+        start = time.perf_counter()
+        try:
+            _, encode_ms = self._fed.push(frame, seen)
+        except MemoryBudgetError:
+            self.row.full_s = frame.time_s
+            self._close()
+            return
+        self._frames_ms += encode_ms + 1000 * (time.perf_counter() - start)
+        self._num += 1
+
+    def ask(self, age: float, number: int, question: Question) -> None:
+        if self.row.full_s is None:
+            start = time.perf_counter()
+            right = matches(self._answer(number, question), question.answer)
+            self._asks_ms += 1000 * (time.perf_counter() - start)
+            self.row.outcomes.append((age, question.kind, right))
+
+    def _answer(self, number: int, question: Question) -> str:
+        return _told(self._fed, question)
+
+    def _close(self) -> None:
+        self.row.memory_bytes = self._fed.stream.pipeline.memory.num_bytes(self._fed.stream.state.memory)
+        self._fed.stream.close()
+
+    def finish(self) -> Row:
+        if self.row.full_s is None:
+            self._close()
+        self.row.ms_per_frame = self._frames_ms / max(1, self._num)
+        self.row.ms_per_question = self._asks_ms / max(1, len(self.row.outcomes))
+        return self.row
+
+
+class _MomentLane(_Lane):
+    """A full cache per moment that sees its scene and nothing else."""
+
+    def __init__(self, engine: Engine, seed: int, world: RareWorld) -> None:
+        super().__init__(engine, "full", seed, None)
+        self.row = Row(MOMENT, MOMENT, seed)
+        self._moments = world.moments()
+        self._scenes = [Fed(engine, self.pipeline) for _ in self._moments]
+
+    def push(self, frame: Frame, seen: Seen) -> None:
+        for moment, fed in zip(self._moments, self._scenes, strict=True):
+            if moment.start <= frame.index < moment.stop:
+                fed.push(frame, seen)
+
+    def _answer(self, number: int, question: Question) -> str:
+        return _told(self._scenes[number], question)
+
+
+def _told(fed: Fed, question: Question) -> str:
+    return fed.stream.ask(Query(question.text, max_tokens=MAX_TOKENS, evidence=0)).text

@@ -1,0 +1,105 @@
+"""``headrace bench recall``: what a memory can still say of what was long ago."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headrace.cli import options
+from headrace.cli.failing import clean
+from headrace.cli.output import Output
+from headrace.cli.pace import Pace
+
+if TYPE_CHECKING:
+    from headrace.bench.recall import Setting
+    from headrace.bench.recalled import Rows
+    from headrace.engine import Engine
+
+DEFAULT_ROWS = "streamingllm:1040,recent:16,recent:4,full,moment,majority"
+
+
+@clean
+def recall(
+    context: typer.Context,
+    *,
+    pipelines: Annotated[
+        str,
+        typer.Option(
+            help="Pipelines with commas between them; NAME@ROLE.FIELD=VALUE sets a field; also majority, and moment:"
+            " the moment's own scene and nothing else."
+        ),
+    ] = DEFAULT_ROWS,
+    ages: Annotated[str, typer.Option(help="Minutes between a moment and its questions, with commas.")] = "1,5,20,60",
+    streams: Annotated[int, typer.Option(min=1, help="Streams; each asks nine questions per age.")] = 12,
+    level: Annotated[str, typer.Option(help="Level of the world.")] = "standard",
+    memory_mb: Annotated[float, typer.Option(help="Most MiB for a memory that grows without end.")] = 1024.0,
+    model: options.Model = "nano",
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    save: Annotated[Path | None, typer.Option(help="JSON-lines file to keep rows in; a re-run goes on.")] = None,
+    readme: Annotated[Path | None, typer.Option(help="Rebuild the table in this Markdown file.")] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Ask about things that a long stream showed once, some minutes after: accuracy by age for every memory.
+
+    Example: headrace --threads 1 bench recall --ages 1,5 --streams 4 --pipelines streamingllm:1040,recent:16
+    """
+    from headrace.bench.machine import machine
+    from headrace.bench.recall import Setting
+    from headrace.bench.recalled import Rows, recall_table, summarise
+    from headrace.bench.table import check_marks, replace_between
+    from headrace.engine import load
+
+    if readme is not None:
+        check_marks(readme, "bench:recall")
+    out = Output(as_json=as_json, verbosity=context.obj.verbosity)
+    setting = Setting(ages=_ages(ages), level=level, memory_mb=memory_mb)
+    names = list(dict.fromkeys(name.strip() for name in pipelines.split(",") if name.strip()))
+    engine = load(model, dtype=dtype, device=device)
+    rows = Rows(save, engine.backbone.spec.fingerprint, setting)
+    _fill(out, rows, engine, names, streams, setting)
+    found = summarise(rows.rows, names, streams, setting)
+    for result in found:
+        out.object("result", **result)
+    at = machine()
+    text = recall_table(found, setting) + "\n\n" + _where(found, setting, f"{model}, {level} level", at)
+    out.line(text)
+    if readme is not None:
+        replace_between(readme, "bench:recall", text)
+
+
+def _fill(out: Output, rows: Rows, engine: Engine, names: list[str], streams: int, setting: Setting) -> None:
+    """Run what there is no row for yet, stream by stream."""
+    from headrace.bench.recall import MAJORITY, majority_row, run_seed
+
+    missing = {seed: [name for name in names if not rows.has(name, seed)] for seed in range(streams)}
+    for seed, open_ in missing.items():
+        if MAJORITY in open_:
+            rows.add(majority_row(seed, setting))
+            open_.remove(MAJORITY)
+    left = {seed: open_ for seed, open_ in missing.items() if open_}
+    pace = Pace(out, sum(setting.num_frames(seed) for seed in left), known=50)
+    for seed, open_ in left.items():
+        for row in run_seed(engine, open_, seed, setting, progress=pace):
+            rows.add(row)
+
+
+def _ages(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"--ages: {text!r} is no list of minutes such as 1,5,20") from None
+
+
+def _where(found: list[dict[str, Any]], setting: Setting, what: str, at: dict[str, Any]) -> str:
+    """Settings beside the figures."""
+    asked = [x["questions"] for row in found for age, x in row["by_age"].items() if x is not None and age != "0"]
+    streams = max((row["streams"] for row in found), default=0)
+    full = [f"`{row['pipeline']}` was full at {row['full_s']:.0f} s" for row in found if row["full_s"] is not None]
+    return (
+        f"`headrace bench recall`: {what}, {streams} streams, {max(asked, default=0)} questions per age, % right (95 %,"
+        f" over streams); a memory that grows may take {setting.memory_mb:g} MiB{''.join('; ' + x for x in full)};"
+        f" {at['cpu']}, {at['threads']} threads, torch {at['torch']}, {at['date']}."
+    )
