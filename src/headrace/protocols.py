@@ -71,6 +71,10 @@ class Method:
         """Name the kind of step that comes next, where costly and cheap ones take turns; from the state before it."""
         return ""
 
+    def carry(self, segment: Segment) -> Segment:
+        """Add rows of a kv memory's own to the rows of a step, before they are placed; most add none."""
+        return segment
+
 
 class VisionBlock(Protocol):
     """One layer of a vision tower, opened so that an encoder may reuse parts of it.
@@ -275,6 +279,9 @@ class Memory(Protocol[S]):
 
     def write(self, state: S, span: Span) -> S:
         """Take the rows of a finished Context (or the tokens of a step) and forget what no longer fits."""
+
+    def carry(self, segment: Segment) -> Segment:
+        """Add rows of its own to the (T,) rows of a step, ids relative, before they are placed; most add none."""
 
     def recall(self, state: S) -> tuple[VisualTokens | Placed | Segment, ...]:
         """Say what a ``tokens`` memory wants run again, in the order to run it; empty for ``kv``."""

@@ -25,11 +25,17 @@ class Past:
         layers: Per layer the runs, oldest first.
         rows: Metadata; row numbers of the runs count in this table.
         moved: (P, R) positions the rows are rotated at for this Context, or None to use the cache's rotated keys.
+        arrivals: (R,) int64 arrival numbers, by which sliding windows count; None where they are the row numbers.
     """
 
     layers: tuple[tuple[Run, ...], ...]
     rows: RowView
     moved: Tensor | None = None
+    arrivals: Tensor | None = None
+
+    def ages(self, run: Run) -> Tensor:
+        """Arrival numbers of a run's rows."""
+        return run.rows if self.arrivals is None else self.arrivals[run.rows - self.rows.first]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,7 +119,7 @@ class CacheContext:
                     keys = run.rotated
                 else:
                     keys = rotate(run.keys, turned[0][run.rows - first], turned[1][run.rows - first])
-                if (group := _windowed(keys, run.values, run.rows, query_rows, window)) is not None:
+                if (group := _windowed(keys, run.values, part.ages(run), query_rows, window)) is not None:
                     seen.append(_Seen(group, run.rows, offset - first))
             offset += part.rows.stop - first
         if len(self._tails[layer]):

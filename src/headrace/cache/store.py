@@ -150,6 +150,28 @@ class KVCache:
             if span is not None:
                 self._runs[layer], self._open[layer] = self._extended(layer, span, 0)
 
+    def copied(self, rows: Tensor) -> Span:
+        """Copy rows out, un-rotated, for another cache to append.
+
+        Args:
+            rows: (K,) int64 ascending row numbers of the table; a layer gives those of them it holds.
+
+        Returns:
+            The rows, with what is known of them; without embeddings, which a cache does not keep.
+        """
+        layers = []
+        for runs in self._runs:
+            picked = [(run, torch.nonzero(torch.isin(run.rows, rows)).squeeze(1)) for run in runs]
+            picked = [(run, at) for run, at in picked if len(at)]
+            places = [at.to(self.spec.device) for _, at in picked]
+            shape = (self.spec.kv_heads, 0, self.spec.head_dim)
+            none = torch.empty(shape, dtype=self.spec.dtype, device=self.spec.device)
+            keys = torch.cat([none, *(run.keys[:, at] for (run, _), at in zip(picked, places, strict=True))], dim=1)
+            values = torch.cat([none, *(run.values[:, at] for (run, _), at in zip(picked, places, strict=True))], dim=1)
+            numbers = [torch.searchsorted(rows, run.rows[at]) for run, at in picked]
+            layers.append(LayerSpan(keys, values, None, torch.cat([torch.empty(0, dtype=torch.int64), *numbers])))
+        return Span(self.table.view().segment(rows), tuple(layers))
+
     def fork(self) -> KVCache:
         """Copy for another stream: sealed blocks are shared, open ones copied."""
         twin = KVCache(self.spec, block_rows=self.block_rows)

@@ -70,6 +70,21 @@ class RowView:
         whole = torch.cat(parts, dim=-1) if parts else torch.empty(0, dtype=torch.int64)
         return whole[..., self.first - self.base : self.stop - self.base]
 
+    def segment(self, rows: Tensor) -> Segment:
+        """What is known of (K,) rows, as a segment without embeddings; it has the newest row's turn."""
+        at = rows - self.first
+        turns = self.column("turn")[at]
+        return Segment(
+            embeds=torch.empty(len(rows), 0),
+            ids=self.column("ids")[:, at],
+            advance=len(rows),
+            kind=self.column("kind")[at],
+            frame=self.column("frame")[at],
+            time_s=self.column("time_s")[at],
+            tokens=torch.full((len(rows),), -1),
+            turn=int(turns.max()) if len(turns) else 0,
+        )
+
     def ids_of(self, row: int) -> Tensor:
         """(P,) canonical ids of one row."""
         at = row - self.base

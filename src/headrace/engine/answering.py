@@ -155,6 +155,6 @@ def show_past(backbone: Backbone, prompt: Prompt) -> Cursor:
         return replay(pipeline, backbone, pipeline.memory.recall(memory), context)
     if segment is None:
         return cursor
-    segment, cursor = backbone.place(cursor, segment)
+    segment, cursor = backbone.place(cursor, pipeline.memory.carry(segment))
     backbone.extend(segment, context, pruner=pipeline.pruner, outputs=0)
     return framed(cursor)

@@ -142,7 +142,7 @@ def advance(
     span, hidden = Span(segment=segment, tokens=tokens), None
     if pipeline.memory.kind != "tokens":
         with watch.stage("prefill"):
-            segment, cursor = backbone.place(cursor, segment)
+            segment, cursor = backbone.place(cursor, pipeline.memory.carry(segment))
             context = pipeline.memory.read(state.memory, spec, query=False)
             reads = pipeline.speaker.reads_hidden
             rows = backbone.extend(segment, context, pruner=pipeline.pruner, outputs=None if reads else 0)

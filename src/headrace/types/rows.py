@@ -68,6 +68,20 @@ class Segment:
             deep=None,
         )
 
+    def take(self, rows: Tensor) -> Segment:
+        """Take some rows ((K,) int64, ascending) of a segment that has been run; they stand where they stood."""
+        return replace(
+            self,
+            embeds=self.embeds[rows.to(self.embeds.device)],
+            ids=self.ids[:, rows],
+            advance=len(rows),
+            kind=self.kind[rows],
+            frame=self.frame[rows],
+            time_s=self.time_s[rows],
+            tokens=self.tokens[rows],
+            deep=None,
+        )
+
     def num_bytes(self) -> int:
         """Bytes of all attached tensors."""
         parts = (self.embeds, self.ids, self.kind, self.frame, self.time_s, self.tokens, self.deep)
@@ -187,6 +201,17 @@ class Span:
             layers.append(LayerSpan(layer.keys[:, at], layer.values[:, at], rotated, layer.rows[at] - start))
         positions = None if self.positions is None else self.positions[:, start:stop]
         return Span(self.segment.cut(start, stop), tuple(layers), positions, self.attention, self.tokens)
+
+
+    def bare(self, rows: Tensor) -> Span:
+        """Take some rows ((K,) int64, ascending), un-rotated, in every layer those of them that are left."""
+        layers = []
+        for layer in self.layers:
+            at = torch.nonzero(torch.isin(layer.rows, rows)).squeeze(1)
+            where = at.to(layer.keys.device)
+            left = torch.searchsorted(rows, layer.rows[at])
+            layers.append(LayerSpan(layer.keys[:, where], layer.values[:, where], None, left))
+        return Span(self.segment.take(rows), tuple(layers))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,7 +7,7 @@ place it is told, and takes one softmax in fp64.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -149,7 +149,7 @@ def spell_out(
     """
     model = decoder.spec
     new = [
-        Row(first + i, int(segment.kind[i]), tuple(int(x) for x in segment.ids[:, i]), (), ())
+        Row(first + i, int(segment.kind[i]), tuple(int(x) for x in segment.ids[:, i]), (), (), int(segment.frame[i]), segment.embeds[i])
         for i in range(len(segment))
     ]
     everything = [*past, *new]
@@ -181,7 +181,7 @@ def spell_out(
         h = decoder.close(layer, h, out)
         if drop and layer in drop:
             h, left = h[list(drop[layer])], [left[i] for i in drop[layer]]
-    rows = [Row(row.arrival, row.kind, row.ids, tuple(keys[i]), tuple(values[i])) for i, row in enumerate(new)]
+    rows = [replace(row, keys=tuple(keys[i]), values=tuple(values[i])) for i, row in enumerate(new)]
     return Spelled(h, rows, weights)
 
 

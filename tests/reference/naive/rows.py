@@ -16,3 +16,5 @@ class Row:
     ids: tuple[int, ...]
     keys: tuple[Tensor | None, ...]
     values: tuple[Tensor | None, ...]
+    frame: int = -1
+    embed: Tensor | None = None
