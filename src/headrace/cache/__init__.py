@@ -1,7 +1,26 @@
-"""Blocks of keys and values, what is known of each row, and the Context that attends to them."""
+"""Blocks of keys and values, what is known of each row, and the Contexts that attend to them."""
 
 from headrace.cache.context import CacheContext, Past
+from headrace.cache.index import Found, MeanKeys, VectorIndex
+from headrace.cache.recall import Library, RecallContext
+from headrace.cache.sealed import Sealed, cut_blocks
+from headrace.cache.shelf import Shelf
 from headrace.cache.store import KVCache
 from headrace.cache.table import RowView
+from headrace.cache.windowed import WindowContext
 
-__all__ = ["CacheContext", "KVCache", "Past", "RowView"]
+__all__ = [
+    "CacheContext",
+    "Found",
+    "KVCache",
+    "Library",
+    "MeanKeys",
+    "Past",
+    "RecallContext",
+    "RowView",
+    "Sealed",
+    "Shelf",
+    "VectorIndex",
+    "WindowContext",
+    "cut_blocks",
+]

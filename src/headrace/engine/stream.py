@@ -338,10 +338,11 @@ class Stream:
     def _start(self) -> StreamState:
         """The state of an empty stream: every method's start, and the prefix in the memory."""
         spec, methods = self._backbone.spec, self.pipeline
+        looks_up = (methods.retriever,) if methods.memory.retriever else ()
         state = StreamState(
             encoder=methods.encoder.init(spec),
             compressor=methods.compressor.init(spec),
-            memory=methods.memory.init(spec),
+            memory=methods.memory.init(spec, *looks_up),
             speaker=methods.speaker.init(spec),
         )
         if methods.memory.kind == "tokens":

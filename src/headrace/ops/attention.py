@@ -24,38 +24,72 @@ class KeyGroup:
         values: (G, S, D).
         mask: (T, S) bool, True where a query may look; None when every query sees all.
         causal: The S rows are the T queries themselves: row i sees rows up to i.
+        q: (H, T, D) the queries as they stand to these keys, where that is another rotation than to the others.
     """
 
     keys: Tensor
     values: Tensor
     mask: Tensor | None = None
     causal: bool = False
+    q: Tensor | None = None
 
 
 def joint_attention(q: Tensor, groups: Sequence[KeyGroup], *, scale: float) -> Tensor:
     """Attend to all groups under one softmax.
 
     Args:
-        q: (H, T, D) queries, rotated like the keys.
+        q: (H, T, D) queries, rotated like the keys (a group may bring its own).
         groups: At least one; every query sees at least one key of one group.
         scale: Factor on the logits.
 
     Returns:
         (H, T, D) in the type of ``q``.
     """
+    return joint_attention_lse(q, groups, scale=scale)[0]
+
+
+def joint_attention_lse(q: Tensor, groups: Sequence[KeyGroup], *, scale: float) -> tuple[Tensor, Tensor]:
+    """Attend as ``joint_attention``; also returns the (H, T) log-sum-exp over all groups, for ``key_mass``."""
     parts = [_attend(q, group, scale) for group in groups if group.keys.shape[1]]
     out, lse = parts[0]
     if len(parts) == 1:
-        return out
-    share = torch.softmax(torch.stack([lse for _, lse in parts]), dim=0).to(lse.dtype).unsqueeze(-1)
+        return out, lse
+    sums = torch.stack([lse for _, lse in parts])
+    share = torch.softmax(sums, dim=0).to(lse.dtype).unsqueeze(-1)
     total = out * share[0]
     for (part, _), weight in zip(parts[1:], share[1:], strict=True):
         total.addcmul_(part, weight)
-    return total.to(q.dtype)
+    return total.to(q.dtype), torch.logsumexp(sums, dim=0)
+
+
+def key_mass(q: Tensor, group: KeyGroup, lse: Tensor, *, scale: float) -> Tensor:
+    """Add up the attention every key of a group gets under a joint softmax that has been taken already.
+
+    Args:
+        q: (H, T, D) queries, rotated like the keys (the group may bring its own).
+        group: Keys, with mask.
+        lse: (H, T) log-sum-exp of the joint softmax.
+        scale: Factor on the logits.
+
+    Returns:
+        (H, S) fp32, the sum over the queries.
+    """
+    q = q if group.q is None else group.q
+    heads, rows, width = q.shape
+    kv_heads, num = group.keys.shape[:2]
+    folded = q.reshape(kv_heads, heads // kv_heads * rows, width)
+    logits = ((folded @ group.keys.transpose(-1, -2)).float() * scale).view(heads, rows, num)
+    mask = group.mask
+    if group.causal:
+        mask = torch.ones(rows, num, dtype=torch.bool, device=q.device).tril()
+    if mask is not None:
+        logits = logits.masked_fill(~mask, float("-inf"))
+    return torch.exp(logits - lse.unsqueeze(-1)).sum(dim=1)
 
 
 def _attend(q: Tensor, group: KeyGroup, scale: float) -> tuple[Tensor, Tensor]:
     """Attend to one group: (H, T, D) outputs and (H, T) fp32 log-sum-exp of the logits."""
+    q = q if group.q is None else group.q
     heads, rows, width = q.shape
     kv_heads = group.keys.shape[0]
     repeat = heads // kv_heads
@@ -128,9 +162,9 @@ def attention_mass(q: Tensor, groups: Sequence[KeyGroup], *, scale: float) -> li
     """
     heads, rows, width = q.shape
     kv_heads = groups[0].keys.shape[0]
-    folded = q.reshape(kv_heads, heads // kv_heads * rows, width)
     logits = []
     for group in groups:
+        folded = (q if group.q is None else group.q).reshape(kv_heads, heads // kv_heads * rows, width)
         part = (folded @ group.keys.transpose(-1, -2)).float() * scale
         if group.mask is not None:
             part = part.masked_fill(~group.mask.repeat(heads // kv_heads, 1), float("-inf"))

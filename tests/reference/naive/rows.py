@@ -16,3 +16,4 @@ class Row:
     ids: tuple[int, ...]
     keys: tuple[Tensor | None, ...]
     values: tuple[Tensor | None, ...]
+    frame: int = -1
