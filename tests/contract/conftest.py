@@ -12,7 +12,7 @@ import torch
 from contract.plays import Case, Play, cases, entry_names, play_of
 
 # How to make a tiny random model of a family, as a folder in transformers' layout.
-ROLES = ("encoder", "compressor", "memory", "speaker")
+ROLES = ("encoder", "compressor", "memory", "retriever", "speaker")
 
 
 def _tiny_llava_onevision(folder: Any) -> None:

@@ -1,7 +1,7 @@
 """Blocks of keys and values, what is known of each row, and the Contexts that attend to them."""
 
 from headrace.cache.context import CacheContext, Past
-from headrace.cache.index import Found, MeanKeys, VectorIndex
+from headrace.cache.index import Found, MeanKeys, VectorIndex, choose
 from headrace.cache.recall import Library, RecallContext
 from headrace.cache.sealed import Sealed, cut_blocks
 from headrace.cache.shelf import Shelf
@@ -22,5 +22,6 @@ __all__ = [
     "Shelf",
     "VectorIndex",
     "WindowContext",
+    "choose",
     "cut_blocks",
 ]
