@@ -243,7 +243,9 @@ def golden(tensors: dict[str, Tensor], settings: dict[str, str]) -> str:
         close("block_vectors", vectors, tensors["block_vectors"]),
     ]
     for number in range(sum(name.endswith(".blocks") for name in tensors)):
-        asked = {name: tensors[f"question{number}.{name}"] for name in ("q", "blocks", "logits", "context_k", "context_v")}
+        asked = {
+            name: tensors[f"question{number}.{name}"] for name in ("q", "blocks", "logits", "context_k", "context_v")
+        }
         context = method.read(state, spec, query=True)
         context.begin(rows_of(at, asked["q"].shape[1], lambda _: -1, text=True))
         context.attend(0, None, asked["q"], *(tensors[name][:, : asked["q"].shape[1]] for name in "kv"))

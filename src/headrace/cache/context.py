@@ -204,9 +204,7 @@ class CacheContext:
         )
 
 
-def windowed(
-    keys: Tensor, values: Tensor, key_rows: Tensor, query_rows: Tensor, window: int | None
-) -> KeyGroup | None:
+def windowed(keys: Tensor, values: Tensor, key_rows: Tensor, query_rows: Tensor, window: int | None) -> KeyGroup | None:
     """Cut a group to a sliding window: None when no query sees it, no mask when all see all of it."""
     if window is None:
         return KeyGroup(keys, values)
@@ -218,6 +216,4 @@ def windowed(
 
 def _last_query(group: KeyGroup) -> KeyGroup:
     mask, q = group.mask, group.q
-    return KeyGroup(
-        group.keys, group.values, None if mask is None else mask[-1:], q=None if q is None else q[:, -1:]
-    )
+    return KeyGroup(group.keys, group.values, None if mask is None else mask[-1:], q=None if q is None else q[:, -1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +14,9 @@ from headrace.cache.index import Found
 from headrace.cache.shelf import FIRST, HIGH, LOW, STOP, Shelf
 from headrace.cache.tail import Tail
 from headrace.cache.windowed import WindowContext
-from headrace.ops.attention import KeyGroup
+from headrace.cache.witness import Witness
 from headrace.ops.rope import cos_sin, rotate
-from headrace.types import Attention, Kind, LayerSpan, ModelSpec, Retrieved, Segment
+from headrace.types import Attention, Kind, LayerSpan, ModelSpec, Segment
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,7 +90,7 @@ class RecallContext(WindowContext):
         self._wanted = torch.empty(0, dtype=torch.int64)
         self._layouts: dict[int, Layout] = {}
         self._laid = [Tail() for _ in range(spec.layers)]
-        self._looked: list[tuple[Tensor, Tensor]] = []
+        self._witness = Witness()
 
     def begin(self, segment: Segment) -> None:
         """Decide the positions of the new rows; text begins a question."""
@@ -156,7 +157,9 @@ class RecallContext(WindowContext):
         blocks, bounds = shelf.take(places), shelf.bounds[places]
         held = [(run.keys, run.values) for run in sinks.layers[layer]] + [block.layer(layer) for block in blocks]
         rows = [run.rows for run in sinks.layers[layer]]
-        arrival = torch.cat([*rows, *(block.offsets[layer] + block.first_row for block in blocks)] or [self._wanted[:0]])
+        arrival = torch.cat(
+            [*rows, *(block.offsets[layer] + block.first_row for block in blocks)] or [self._wanted[:0]]
+        )
         counts = [sum(map(len, rows)), *(len(block.offsets[layer]) for block in blocks)]
         shift_rows, shift_ids = self._shifts(bounds)
         number = arrival - shift_rows[:-1].repeat_interleave(torch.tensor(counts))
@@ -172,9 +175,7 @@ class RecallContext(WindowContext):
         empty = torch.empty(shape, dtype=spec.dtype, device=spec.device)
         keys, values = (torch.cat([pair[i] for pair in held] or [empty], dim=1) for i in (0, 1))
         cos, sin = cos_sin(spec.rope, place, dtype=spec.dtype, device=spec.device)
-        return Layout(
-            found, rotate(keys, cos, sin), values, arrival, number, int(shift_rows[-1]), int(shift_ids[-1])
-        )
+        return Layout(found, rotate(keys, cos, sin), values, arrival, number, int(shift_rows[-1]), int(shift_ids[-1]))
 
     def _shifts(self, bounds: Tensor) -> tuple[Tensor, Tensor]:
         """How far sinks, blocks and prompt move down: (K + 2,) rows, and the same in canonical ids.
@@ -208,54 +209,19 @@ class RecallContext(WindowContext):
             cos, sin = self._angles_at(self._layouts[layer], tail.rows)
             self._laid[layer].append(tail.keys, tail.values, rotate(tail.keys, cos, sin), tail.rows)
 
-    def _note(self, q: Tensor, seen: list[Seen]) -> None:  # type: ignore[override]
+    def _note(self, q: Tensor, seen: Sequence[Seen]) -> None:
         """Remember the attention of one row per layer, by arrival number: layers see different rows."""
         if not self._asked:
             super()._note(q, seen)
-            return
-        if len(self._looked) == self._spec.layers:
-            self._looked = []
-        self._looked.append(self._mass_of(q, seen))
+        else:
+            self._witness = self._witness.note(*self._mass_of(q, seen), self._spec.layers)
 
     def attention(self) -> Attention | None:
         """How much the last watched row looked at every row, mean over layers, and what was looked up."""
-        if not self._looked:
+        if not self._witness.looked:
             return super().attention()
-        rows = torch.cat([rows for rows, _ in self._looked])
-        mass = torch.cat([mass for _, mass in self._looked]) / len(self._looked)
-        arrival, slot = torch.unique(rows, return_inverse=True)
-        total = torch.zeros(len(arrival)).index_add_(0, slot, mass)
-        frame, time_s = self._known(arrival)
-        return Attention(frame, time_s, total, self._retrieved())
-
-    def _known(self, arrival: Tensor) -> tuple[Tensor, Tensor]:
-        """Frame and time of rows by arrival number."""
-        frame = torch.full(arrival.shape, -1)
-        time_s = torch.full(arrival.shape, -1.0, dtype=torch.float64)
-        own = arrival >= self._next_row
-        at = arrival[own] - self._next_row
-        frame[own] = torch.cat([seg.frame for seg in self._segments])[at]
-        time_s[own] = torch.cat([seg.time_s for seg in self._segments])[at]
-        sinks, shelf = self._sinks.rows, self._library.shelf
-        early = (arrival >= sinks.first) & (arrival < sinks.stop)
-        frame[early], time_s[early] = (sinks.column(name)[arrival[early] - sinks.first] for name in ("frame", "time_s"))
-        ids = torch.cat([layout.found.ids for layout in self._layouts.values()]).unique()
-        for block in shelf.take(shelf.find(ids)):
-            inside = (arrival >= block.first_row) & (arrival < block.stop_row)
-            at = arrival[inside] - block.first_row
-            frame[inside], time_s[inside] = block.notes.frame[at], block.notes.time_s[at]
-        return frame, time_s
-
-    def _retrieved(self) -> Retrieved:
-        """Which frames were looked up, in which share of the layers, and what they were worth."""
-        ids = torch.cat([layout.found.ids for layout in self._layouts.values()])
-        scores = torch.cat([layout.found.scores for layout in self._layouts.values()])
-        known, slot = torch.unique(ids, return_inverse=True)
-        count = torch.zeros(len(known)).index_add_(0, slot, torch.ones(len(ids)))
-        worth = torch.zeros(len(known)).index_add_(0, slot, scores) / count
-        blocks = self._library.shelf.take(self._library.shelf.find(known))
-        frame = torch.tensor([int(block.notes.frame.max()) for block in blocks], dtype=torch.int64)
-        return Retrieved(frame, count / len(self._layouts), worth)
+        found = [layout.found for layout in self._layouts.values()]
+        return self._witness.attention(self._sinks.rows, self._library.shelf, self._segments, self._next_row, found)
 
     def found(self, layer: int) -> Found:
         """What was looked up for a layer; the question has run through it."""
@@ -266,5 +232,5 @@ class RecallContext(WindowContext):
         twin = super().fork()
         assert isinstance(twin, RecallContext)
         twin._laid = [tail.fork() for tail in self._laid]
-        twin._layouts, twin._looked = dict(self._layouts), list(self._looked)
+        twin._layouts = dict(self._layouts)
         return twin

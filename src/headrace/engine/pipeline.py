@@ -68,7 +68,9 @@ class Pipeline:
             text = f"{text}+{memory.retriever}"
         elif "retriever" in named and not memory.retriever:
             found, name = registry.name_of(named["retriever"]), registry.name_of(memory)
-            raise ValueError(f"pipeline {text!r}: {name} looks nothing up, so {found} has nothing to do; name a memory such as rekv")
+            raise ValueError(
+                f"pipeline {text!r}: {name} looks nothing up, so {found} has nothing to do; name a memory such as rekv"
+            )
         return Pipeline(**registry.parse(text, settings), chunk_frames=chunk_frames)
 
     def methods(self) -> dict[str, Any]:

@@ -19,8 +19,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-
 from headrace.cache import KVCache, Library, MeanKeys, Past, RecallContext, Sealed, Shelf, WindowContext, cut_blocks
 from headrace.ops.positions import check_policy, resolve_policy
 from headrace.protocols import Card, Method
