@@ -1,4 +1,4 @@
-"""Vectors by which blocks are found, preallocated, one per block and layer; and the retriever that needs nothing else."""
+"""Vectors by which blocks are found, one per block and layer; and the retriever that needs nothing else."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ class VectorIndex:
     def check(self) -> None:
         """Assert that it is whole."""
         assert len(self.ids) == len(self.at), "every block has one place"
-        assert bool((self.ids.diff() > 0).all()) and bool((self.at.diff() > 0).all()), "blocks do not ascend"
+        for ascending in (self.ids, self.at):
+            assert bool((ascending.diff() > 0).all()), "blocks do not ascend"
         assert not len(self) or int(self.at[-1]) < self.end <= self.room.shape[1], "a vector is outside its buffer"
 
     def pack(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -206,6 +207,7 @@ class Span:
         positions: (P, T) int64 positions the keys were rotated at.
         attention: Statistics of the watched rows, if any were asked for.
         tokens: The visual tokens of the step, for token memories.
+        trace: What the Context noted for its memory beside the rows, if anything.
     """
 
     segment: Segment
@@ -213,6 +215,7 @@ class Span:
     positions: Tensor | None = None
     attention: Attention | None = None
     tokens: VisualTokens | None = None
+    trace: Any = None
 
     def cut(self, start: int, stop: int) -> Span:
         """Take the rows ``start..stop``, in every layer those of them that are left."""
