@@ -18,6 +18,7 @@ from torch import Tensor
 FAMILIES = {
     "stc": ("cacher.hidden", ("stc_cacher", "stc_pruner")),
     "rekv": ("question0.context_k", ("rekv",)),
+    "infllm": ("representative_tokens", ("infllm",)),
 }
 TOLERANCE = 1e-4  # of the largest value
 

@@ -1,16 +1,19 @@
 """Blocks of keys and values, what is known of each row, and the Contexts that attend to them."""
 
 from headrace.cache.context import CacheContext, Past
+from headrace.cache.fences import Fences
 from headrace.cache.index import Found, MeanKeys, VectorIndex, choose
 from headrace.cache.recall import Library, RecallContext
 from headrace.cache.sealed import Sealed, cut_blocks
 from headrace.cache.shelf import Shelf
+from headrace.cache.stepwise import StepContext, Steps, Trace, Working, represented
 from headrace.cache.store import KVCache
 from headrace.cache.table import RowView
 from headrace.cache.windowed import WindowContext
 
 __all__ = [
     "CacheContext",
+    "Fences",
     "Found",
     "KVCache",
     "Library",
@@ -20,8 +23,13 @@ __all__ = [
     "RowView",
     "Sealed",
     "Shelf",
+    "StepContext",
+    "Steps",
+    "Trace",
     "VectorIndex",
     "WindowContext",
+    "Working",
     "choose",
+    "represented",
     "cut_blocks",
 ]

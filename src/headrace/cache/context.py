@@ -12,7 +12,7 @@ from torch import Tensor
 from headrace.cache.blocks import Run
 from headrace.cache.table import RowView
 from headrace.cache.tail import Tail
-from headrace.ops.attention import KeyGroup, attention_mass, joint_attention_lse
+from headrace.ops.attention import KeyGroup, attention_weights, joint_attention_lse
 from headrace.ops.rope import cos_sin, rotate
 from headrace.types import Attention, LayerSpan, ModelSpec, Segment, Span, join
 
@@ -34,7 +34,7 @@ class Past:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
-    """A key group, its row numbers, and what to add to them to count over all parts."""
+    """A key group, its row numbers ((S,), or (H, S) where heads differ), and what to add to count over all parts."""
 
     group: KeyGroup
     rows: Tensor
@@ -172,8 +172,12 @@ class CacheContext:
     def _mass_of(self, q: Tensor, seen: Sequence[Seen]) -> tuple[Tensor, Tensor]:
         """Attention of the (H, 1, D) query to every row: (S,) row numbers over all parts, and (S,) shares."""
         groups = [_last_query(part.group) for part in seen]
-        weights = attention_mass(q, groups, scale=self._spec.scale)
-        return torch.cat([part.rows + part.offset for part in seen]), torch.cat(weights).cpu()
+        rows, mass = [], []
+        for part, weights in zip(seen, attention_weights(q, groups, scale=self._spec.scale), strict=True):
+            by_head = part.rows.ndim == 2
+            rows.append((part.rows + part.offset).flatten())
+            mass.append((weights / weights.shape[0]).flatten() if by_head else weights.mean(dim=0))
+        return torch.cat(rows), torch.cat(mass).cpu()
 
     def attention(self) -> Attention | None:
         """How much the last watched row looked at every row, mean over layers; None if nothing was watched."""
@@ -216,4 +220,4 @@ def windowed(keys: Tensor, values: Tensor, key_rows: Tensor, query_rows: Tensor,
 
 def _last_query(group: KeyGroup) -> KeyGroup:
     mask, q = group.mask, group.q
-    return KeyGroup(group.keys, group.values, None if mask is None else mask[-1:], q=None if q is None else q[:, -1:])
+    return KeyGroup(group.keys, group.values, None if mask is None else mask[..., -1:, :], q=None if q is None else q[:, -1:])

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headrace.cache.store import KVCache
 from headrace.types import LayerSpan, ModelSpec, Segment
 
 
@@ -83,22 +84,40 @@ class Sealed:
             stop: Row behind the last.
             first_row: Arrival number of the span's first row.
         """
-        kv_heads, _, width = layers[0].keys.shape
-        whole = torch.arange(stop - start)
-        offsets, parts = [], []
+        parts = []
         for layer in layers:
             low, high = (int(torch.searchsorted(layer.rows, row)) for row in (start, stop))
-            offsets.append(whole if high - low == stop - start else layer.rows[low:high] - start)
-            parts.append((layer.keys[:, low:high], layer.values[:, low:high]))
-        like = layers[0].keys
-        num = sum(2 * keys.numel() for keys, _ in parts)
+            rows = layer.rows[low:high] - start
+            parts.append(LayerSpan(layer.keys[:, low:high], layer.values[:, low:high], None, rows))
+        return Sealed._of(parts, Notes.of(segment, start, stop), first_row + start)
+
+    @staticmethod
+    def gather(cache: KVCache, start: int, stop: int) -> Sealed:
+        """Copy the rows ``start..stop`` (arrival numbers) out of a cache that holds them."""
+        view = cache.table.view()
+        at = slice(start - view.first, stop - view.first)
+        notes = Notes(*(view.column(name)[..., at].clone() for name in ("kind", "frame", "time_s", "ids")))
+        layers = []
+        for layer in range(cache.spec.layers):
+            parts = [run.within(start, stop) for run in cache.runs(layer)]
+            parts = [run for run in parts if len(run)] or parts[:1]
+            keys, values = (torch.cat([getattr(run, side) for run in parts], 1) for side in ("keys", "values"))
+            layers.append(LayerSpan(keys, values, None, torch.cat([run.rows for run in parts]) - start))
+        return Sealed._of(layers, notes, start)
+
+    @staticmethod
+    def _of(layers: Sequence[LayerSpan], notes: Notes, first_row: int) -> Sealed:
+        """Put the rows of all layers behind each other."""
+        kv_heads, _, width = layers[0].keys.shape
+        num, like = sum(2 * layer.keys.numel() for layer in layers), layers[0].keys
+        whole, offsets = torch.arange(notes.frame.shape[0]), []
         flat, at = torch.empty(num, dtype=like.dtype, device=like.device), 0
-        for pair in parts:
-            for x in pair:
+        for layer in layers:
+            offsets.append(whole if len(layer.rows) == len(whole) else layer.rows.clone())
+            for x in (layer.keys, layer.values):
                 flat[at : at + x.numel()].view(x.shape).copy_(x)
                 at += x.numel()
-        notes = Notes.of(segment, start, stop)
-        return Sealed(first_row + start, notes, tuple(offsets), flat, (kv_heads, width))
+        return Sealed(first_row, notes, tuple(offsets), flat, (kv_heads, width))
 
     def __len__(self) -> int:
         return self.notes.frame.shape[0]

@@ -22,7 +22,7 @@ from headrace.cache.witness import Witness
 from headrace.ops.attention import KeyGroup, key_mass
 from headrace.ops.retrieval import best_chunks, rescaled
 from headrace.ops.rope import cos_sin, rotate
-from headrace.types import Attention, LayerSpan, ModelSpec, Segment, Span
+from headrace.types import Attention, Kind, LayerSpan, ModelSpec, Segment, Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Steps:
 
     Attributes:
         reach: Rows a query sees at their true distance.
-        num_sinks: Rows at the front that are always seen, from afar.
+        num_sinks: Rows at the front that are always seen, from afar; -1 for the prefix, which has not come yet.
         retrieve: Blocks a step looks up.
         represent: Rows that stand for a block, per head.
         exec_rows: Rows per step, 0 for a frame (or a turn) at a time.
@@ -58,7 +58,7 @@ class Working:
     Attributes:
         cut: First row that is neither sink nor in a block.
         scores: (H, M) fp32 attention the rows from ``cut`` on have got so far.
-        fresh: (L, W) is the index's; here (W,) vectors of the blocks cut by this Context, with their first and last row.
+        fresh: First row, row behind the last, and (W,) vector of every block cut by this Context.
         tokens: Their rows that represent them: (H, K) offsets.
         mass: Their (H, R) scores when they were cut.
     """
@@ -68,6 +68,28 @@ class Working:
     fresh: tuple[tuple[int, int, Tensor], ...] = ()
     tokens: tuple[Tensor, ...] = ()
     mass: tuple[Tensor, ...] = ()
+
+    def widened(self, end: int) -> Working:
+        """With room for the rows up to ``end``."""
+        scores = self.scores.new_zeros(self.scores.shape[0], max(end - self.cut, 0))
+        scores[:, : self.scores.shape[1]] = self.scores
+        return replace(self, scores=scores)
+
+    def skipped(self, row: int, end: int) -> Working:
+        """With room up to ``end``, and the rows before ``row`` taken as sinks."""
+        wide, cut = self.widened(end), max(self.cut, row)
+        return replace(wide, cut=cut, scores=wide.scores[:, cut - self.cut :])
+
+    def cut_off(self, stop: int, vector: Tensor, tokens: Tensor) -> Working:
+        """Make the rows up to ``stop`` a block, known by a vector of the rows ``tokens``."""
+        num = stop - self.cut
+        return Working(
+            stop,
+            self.scores[:, num:],
+            (*self.fresh, (self.cut, stop, vector)),
+            (*self.tokens, tokens),
+            (*self.mass, self.scores[:, :num]),
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -153,6 +175,8 @@ class StepContext(CacheContext):
     def begin(self, segment: Segment) -> None:
         """Decide the positions of the new rows, and where steps and blocks end."""
         start = self._num
+        if self._steps.num_sinks < 0:
+            self._steps = replace(self._steps, num_sinks=int((segment.kind == Kind.PREFIX).sum()))
         super().begin(segment)
         ends = frame_ends(segment)
         if self._steps.exec_rows:
@@ -185,13 +209,16 @@ class StepContext(CacheContext):
             last = watch and stop == len(number)
             part = LayerSpan(k[:, :stop], v[:, :stop], new.rotated[:, :stop], number[:stop])  # type: ignore[index]
             outs.append(self._step(layer, q[:, start:stop], turned[:, start:stop], part, end=end, watch=last))
+        if len(self._cuts):
+            self._cut(layer, new, int(self._cuts[-1]) + self._next_row)
         self._tails[layer].append(k, v, new.rotated, number)  # type: ignore[arg-type]
         return torch.cat(outs, dim=1) if outs else q
 
     def _step(self, layer: int, q: Tensor, turned: Tensor, new: LayerSpan, *, end: int, watch: bool) -> Tensor:
         """Attend the last U rows of ``new``; ``end`` is the arrival number behind the step."""
         number = new.rows[-q.shape[1] :]
-        begin = end - self._length(end, number)
+        earlier = self._cuts[self._cuts < end - self._next_row]
+        begin = int(earlier.max() if len(earlier) else self._numbers[0]) + self._next_row
         near = [*self._seen(layer, turned, number), *self._new(layer, turned, new)]
         far_q = self._far_query(q)
         far = self._distant(layer, q=far_q, new=new, begin=begin, end=end)
@@ -201,12 +228,6 @@ class StepContext(CacheContext):
         self._score(layer, turned, near, lse, end)
         self._cut(layer, new, end)
         return out
-
-    def _length(self, end: int, number: Tensor) -> int:
-        """Rows of the step that ends before ``end``, those a pruner dropped included."""
-        before = self._cuts[self._cuts < end - self._next_row]
-        first = int(self._numbers[0]) if not len(before) else int(before.max())
-        return end - self._next_row - first
 
     def _window(self, layer: int) -> int | None:
         own = super()._window(layer)
@@ -279,18 +300,18 @@ class StepContext(CacheContext):
         if not most:
             return []
         keys = torch.zeros(heads, most, width, dtype=q.dtype, device=q.device)
-        values, seen = torch.zeros_like(keys), []
+        values = torch.zeros_like(keys)
         for head, unit in enumerate(parts):
             kv = head // (heads // kv_heads)
             for room, side in ((keys, 0), (values, 1)):
                 room[head, : sizes[head]] = torch.cat([part[side][kv] for part in unit])
-        scale = self._spec.rope.scaling
-        if min(sizes) == most:  # rows of the first head stand for all: evidence goes by blocks in common
-            rows = torch.cat([part[2] for part in parts[0]])
-            return [Seen(KeyGroup(keys * scale, values, q=q), rows, 0)]
-        for size in sorted(set(sizes)):
-            raise NotImplementedError(f"heads with {size} rows")
-        return seen
+        scale, rows = self._spec.rope.scaling, torch.full((heads, most), -1)
+        for head, unit in enumerate(parts):
+            rows[head, : sizes[head]] = torch.cat([part[2] for part in unit])
+        mask = None
+        if min(sizes) < most:
+            mask = (rows >= 0)[:, None].expand(-1, q.shape[1], -1).to(q.device)
+        return [Seen(KeyGroup(keys * scale, values, mask, q=q), rows.clamp(min=0), 0)]
 
     def _block(self, layer: int, new: LayerSpan, place: int) -> tuple[Tensor, Tensor, Tensor]:
         """Keys, values and arrival numbers of a block, from the shelf or cut in here."""
@@ -323,9 +344,8 @@ class StepContext(CacheContext):
 
     def _score(self, layer: int, q: Tensor, near: Sequence[Seen], lse: Tensor, end: int) -> None:
         """Add the attention of this step to the rows that wait for their block."""
-        work = self._working[layer]
-        scores = torch.zeros(q.shape[0], end - work.cut, device=q.device)
-        scores[:, : work.scores.shape[1]] = work.scores
+        work = self._working[layer].widened(end)
+        scores = work.scores
         for part in near:
             rows = part.rows + part.offset - work.cut
             waits = rows >= 0
@@ -335,23 +355,13 @@ class StepContext(CacheContext):
 
     def _cut(self, layer: int, new: LayerSpan, end: int) -> None:
         """Cut blocks off the front of what waits, as long as a window's worth of rows stays."""
-        work = self._working[layer]
-        cut = max(work.cut, min(max(end - self._steps.reach, 0), self._steps.num_sinks))
-        scores = work.scores[:, cut - work.cut :]
-        work = replace(work, cut=cut, scores=scores)
+        work = self._working[layer].skipped(min(max(end - self._steps.reach, 0), self._steps.num_sinks), end)
         while (stop := self._fences.next(work.cut)) is not None and end - stop >= self._steps.reach:
             if work.cut < self._steps.num_sinks:
                 break
             keys, _, rows = self._rows(layer, new, work.cut, stop)
             mass = work.scores[:, : stop - work.cut]
-            vector, tokens = represented(keys, rows - work.cut, mass, self._steps.represent)
-            work = Working(
-                stop,
-                work.scores[:, stop - work.cut :],
-                (*work.fresh, (work.cut, stop, vector)),
-                (*work.tokens, tokens),
-                (*work.mass, mass),
-            )
+            work = work.cut_off(stop, *represented(keys, rows - work.cut, mass, self._steps.represent))
         self._working[layer] = work
 
     def attention(self) -> Attention | None:

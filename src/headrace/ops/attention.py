@@ -22,7 +22,8 @@ class KeyGroup:
     Attributes:
         keys: (G, S, D), rotated.
         values: (G, S, D).
-        mask: (T, S) bool, True where a query may look; None when every query sees all.
+        mask: (T, S) bool, True where a query may look, or (H, T, S) where every query head has keys of its own; None
+            when every query sees all.
         causal: The S rows are the T queries themselves: row i sees rows up to i.
         q: (H, T, D) the queries as they stand to these keys, where that is another rotation than to the others.
     """
@@ -98,7 +99,7 @@ def _attend(q: Tensor, group: KeyGroup, scale: float) -> tuple[Tensor, Tensor]:
         out, lse = _kernel(q[None], keys[None], values[None], scale, causal=True)
         return out[0], lse[0]
     folded = q.reshape(1, kv_heads, repeat * rows, width)
-    mask = None if group.mask is None else group.mask.repeat(repeat, 1)
+    mask = None if group.mask is None else _folded(group.mask, repeat)
     out, lse = _kernel(folded, group.keys[None], group.values[None], scale, mask=mask)
     return out.reshape(heads, rows, width), lse.reshape(heads, rows)
 
@@ -160,14 +161,27 @@ def attention_mass(q: Tensor, groups: Sequence[KeyGroup], *, scale: float) -> li
     Returns:
         One (S,) fp32 tensor per group, mean over heads and watched rows; all groups together sum to 1.
     """
+    return [weights.mean(dim=0) for weights in attention_weights(q, groups, scale=scale)]
+
+
+def attention_weights(q: Tensor, groups: Sequence[KeyGroup], *, scale: float) -> list[Tensor]:
+    """As ``attention_mass``, head by head: one (H, S) tensor per group, mean over watched rows."""
     heads, rows, width = q.shape
-    kv_heads = groups[0].keys.shape[0]
     logits = []
     for group in groups:
+        kv_heads = group.keys.shape[0]
         folded = (q if group.q is None else group.q).reshape(kv_heads, heads // kv_heads * rows, width)
         part = (folded @ group.keys.transpose(-1, -2)).float() * scale
         if group.mask is not None:
-            part = part.masked_fill(~group.mask.repeat(heads // kv_heads, 1), float("-inf"))
-        logits.append(part)
-    weights = torch.softmax(torch.cat(logits, dim=-1), dim=-1).mean(dim=(0, 1))
-    return list(torch.split(weights, [group.keys.shape[1] for group in groups]))
+            part = part.masked_fill(~_folded(group.mask, heads // kv_heads), float("-inf"))
+        logits.append(part.view(heads, rows, -1))
+    weights = torch.softmax(torch.cat(logits, dim=-1), dim=-1).mean(dim=1)
+    return list(torch.split(weights, [group.keys.shape[1] for group in groups], dim=-1))
+
+
+def _folded(mask: Tensor, repeat: int) -> Tensor:
+    """A mask for queries whose grouped heads were folded into rows; per head where no heads are grouped."""
+    if mask.ndim == 2:
+        return mask.repeat(repeat, 1)
+    assert repeat == 1, "a mask per head needs keys per head"
+    return mask
