@@ -56,8 +56,8 @@ class Method:
             also hold a whole number is a share of a frame's tokens. A cheapest value above the fullest makes the field
             an interval: it makes costly steps rarer.
         presets: Names of pipelines built on this method, and their texts.
-        retriever: Of a memory that looks blocks up, the retriever it has where the pipeline names none; its ``init`` takes
-            the retriever behind the spec.
+        retriever: Of a memory that looks blocks up, the retriever it has where the pipeline names none; its ``init``
+            takes the retriever behind the spec.
         shorthand: The field that ``NAME:VALUE`` sets, or nothing.
     """
 

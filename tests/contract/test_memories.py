@@ -170,7 +170,7 @@ def test_an_open_question_does_not_see_later_frames(memory_case: Case):
 
 
 def test_type_and_device_are_kept(memory_case: Case):
-    """In bf16 the hidden rows and everything stored stay bf16, but for the vectors by which blocks are found."""
+    """In bf16 the hidden rows and everything stored stay bf16, but for what blocks are found by: index and scores."""
     play = play_at(memory_case, memory_case.where, torch.bfloat16)
     state, outs = run(play, play.init(), 1, range(8))
     tensors = [x for x in leaves(outs) if isinstance(x, torch.Tensor)]
@@ -180,7 +180,7 @@ def test_type_and_device_are_kept(memory_case: Case):
     held: dict[str, torch.Tensor] = {}
     pack(state, held)
     found_by: dict[str, torch.Tensor] = {}
-    pack(getattr(state, "index", None), found_by)
+    pack(tuple(getattr(state, name, None) for name in ("index", "scores")), found_by)
     vectors = {tuple(x.shape) for x in found_by.values() if x.dtype == torch.float32}
     floats = {x.dtype for x in held.values() if x.is_floating_point() and tuple(x.shape) not in vectors}
     assert floats - {torch.float64} == {torch.bfloat16}, "features, keys and values in bf16; only times in fp64"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from headrace.types import Kind, ModelSpec
-from reference.naive.rope import rotate_row
+from reference.naive.decoder import turn
 from reference.naive.rows import Row
 
 VARIANTS: list[dict[str, Any]] = [
@@ -182,38 +182,40 @@ def frames_of(rows: list[Row]) -> list[tuple[int, list[int]]]:
     return groups
 
 
+Pair = tuple[int, tuple[int, ...], tuple[int, ...]]
+
+
 def one_softmax(
-    q: Tensor,
-    pairs: list[tuple[int, tuple[int, ...], tuple[int, ...]]],
-    keys: dict[int, Tensor],
-    values: dict[int, Tensor],
-    spec: ModelSpec,
+    q: Tensor, pairs: list[Pair], keys: dict[int, Tensor], values: dict[int, Tensor], spec: ModelSpec
 ) -> tuple[Tensor, dict[int, float]]:
     """One query row against (row, place of the query, place of the key) triples; a row may come twice.
 
     Returns:
         (H, D) outputs, and the share of every row, mean over heads.
     """
-    heads, repeat = q.shape[0], q.shape[0] // spec.kv_heads
-    out, mass = torch.zeros(heads, q.shape[1], dtype=torch.float64), {arrival: 0.0 for arrival, _, _ in pairs}
-    turned_q: dict[Any, Tensor] = {}
-    turned_k: dict[Any, Tensor] = {}
-    for head in range(heads):
-        logits = []
-        for arrival, mine, its in pairs:
-            kv = head // repeat
-            if (head, mine) not in turned_q:
-                turned_q[head, mine] = rotate_row(q[head].double(), mine, spec.rope)
-            if (kv, arrival, its) not in turned_k:
-                turned_k[kv, arrival, its] = rotate_row(keys[arrival][kv].double(), its, spec.rope)
-            logits.append(float(turned_q[head, mine] @ turned_k[kv, arrival, its]) * spec.scale)
-        largest = max(logits)
-        powers = [math.exp(x - largest) for x in logits]
-        for (arrival, _, _), power in zip(pairs, powers, strict=True):
-            share = power / sum(powers)
-            out[head] += share * values[arrival][head // repeat].double()
-            mass[arrival] += share / heads
-    return out, mass
+    outs, mass = [], {arrival: 0.0 for arrival, _, _ in pairs}
+    for head in range(q.shape[0]):
+        out, shares = head_softmax(head, q[head], pairs, keys, values, spec)
+        outs.append(out)
+        for (arrival, _, _), share in zip(pairs, shares, strict=True):
+            mass[arrival] += share / q.shape[0]
+    return torch.stack(outs), mass
+
+
+def head_softmax(
+    head: int, q: Tensor, pairs: list[Pair], keys: dict[int, Tensor], values: dict[int, Tensor], spec: ModelSpec
+) -> tuple[Tensor, list[float]]:
+    """The same for one head's (D,) query: (D,) output, and the share of every pair."""
+    kv = head // (spec.heads // spec.kv_heads)
+    mine = turn(q.expand(1, len(pairs), -1), [place for _, place, _ in pairs], spec.rope)[0]
+    its = turn(torch.stack([keys[arrival][kv] for arrival, _, _ in pairs])[None], [p for _, _, p in pairs], spec.rope)[
+        0
+    ]
+    logits = [float(a @ b) * spec.scale for a, b in zip(mine, its, strict=True)]
+    powers = [math.exp(x - max(logits)) for x in logits]
+    shares = [power / sum(powers) for power in powers]
+    seen = torch.stack([values[arrival][kv].double() for arrival, _, _ in pairs])
+    return torch.tensor(shares, dtype=torch.float64) @ seen, shares
 
 
 def golden(tensors: dict[str, Tensor], settings: dict[str, str]) -> str:

@@ -30,6 +30,6 @@ __all__ = [
     "WindowContext",
     "Working",
     "choose",
-    "represented",
     "cut_blocks",
+    "represented",
 ]

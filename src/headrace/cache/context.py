@@ -220,4 +220,6 @@ def windowed(keys: Tensor, values: Tensor, key_rows: Tensor, query_rows: Tensor,
 
 def _last_query(group: KeyGroup) -> KeyGroup:
     mask, q = group.mask, group.q
-    return KeyGroup(group.keys, group.values, None if mask is None else mask[..., -1:, :], q=None if q is None else q[:, -1:])
+    return KeyGroup(
+        group.keys, group.values, None if mask is None else mask[..., -1:, :], q=None if q is None else q[:, -1:]
+    )

@@ -221,7 +221,7 @@ class RecallContext(WindowContext):
         if not self._witness.looked:
             return super().attention()
         found = [layout.found for layout in self._layouts.values()]
-        return self._witness.attention(self._sinks.rows, self._library.shelf, self._segments, self._next_row, found)
+        return self._witness.attention([self._sinks.rows], self._library.shelf, self._segments, self._next_row, found)
 
     def found(self, layer: int) -> Found:
         """What was looked up for a layer; the question has run through it."""

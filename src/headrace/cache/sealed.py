@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -197,7 +198,7 @@ def cut_blocks(segment: Segment, skip: int, most: int) -> list[tuple[int, int]]:
     """
     cuts = [skip, *(row for row in frame_ends(segment).unique().tolist() if row > skip)]
     blocks = []
-    for start, stop in zip(cuts, cuts[1:], strict=False):
+    for start, stop in pairwise(cuts):
         blocks += [(at, min(at + most, stop)) for at in range(start, stop, most)]
     return blocks
 

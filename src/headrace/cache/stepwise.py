@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -200,17 +199,14 @@ class StepContext(CacheContext):
         assert q.shape[1] == len(number), "the queries of all rows are wanted"
         new = LayerSpan(k, v, rotate(k, cos, sin), number)
         turned, outs = rotate(q, cos, sin), []
-        step_of = self._cuts[number - int(self._numbers[0])] if len(self._numbers) else number
-        edges = [0, *torch.nonzero(step_of.diff()).squeeze(1).add(1).tolist(), len(number)]
-        for start, stop in pairwise(edges):
-            if start == stop:
-                continue
-            end = int(step_of[start]) + self._next_row
-            last = watch and stop == len(number)
+        step_of = self._cuts[number - int(self._numbers[0])]
+        for end in self._cuts.unique().tolist():  # also steps of which a pruner has left no row
+            start, stop = (int(torch.searchsorted(step_of, edge)) for edge in (end, end + 1))
             part = LayerSpan(k[:, :stop], v[:, :stop], new.rotated[:, :stop], number[:stop])  # type: ignore[index]
-            outs.append(self._step(layer, q[:, start:stop], turned[:, start:stop], part, end=end, watch=last))
-        if len(self._cuts):
-            self._cut(layer, new, int(self._cuts[-1]) + self._next_row)
+            if start < stop:
+                step, last = slice(start, stop), watch and stop == len(number)
+                outs.append(self._step(layer, q[:, step], turned[:, step], part, end=end + self._next_row, watch=last))
+            self._cut(layer, part, end + self._next_row)
         self._tails[layer].append(k, v, new.rotated, number)  # type: ignore[arg-type]
         return torch.cat(outs, dim=1) if outs else q
 
@@ -226,7 +222,6 @@ class StepContext(CacheContext):
         if watch:
             self._witness = self._witness.note(*self._mass_of(turned[:, -1:], [*near, *far]), self._spec.layers)
         self._score(layer, turned, near, lse, end)
-        self._cut(layer, new, end)
         return out
 
     def _window(self, layer: int) -> int | None:
@@ -369,7 +364,7 @@ class StepContext(CacheContext):
         if not self._witness.looked:
             return None
         return self._witness.attention(
-            self._sinks.rows, self._shelf, self._segments, self._next_row, self._found.values()
+            [self._sinks.rows, self._past[0].rows], self._shelf, self._segments, self._next_row, self._found.values()
         )
 
     def fork(self) -> StepContext:

@@ -1,4 +1,4 @@
-"""The Context of memories that watch through a window: near rows at their true distance, sinks at one fixed distance."""
+"""The Context of memories that watch through a window: near rows where they are, sinks at one fixed distance."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from headrace.types import LayerSpan, ModelSpec, Segment
 class WindowContext(CacheContext):
     """Attend to the last ``reach`` rows, and to the sinks once they have left those.
 
-    A row sees rows less than ``reach`` behind it, at their distance. The first ``num_sinks`` rows of the stream are seen
-    from ``reach - 1`` rows away whatever their distance, from the frame on whose last row is that far behind them. This
-    is what the released code of InfLLM (arXiv 2402.04617) and ReKV (arXiv 2503.00540) computes, frame by frame: the
-    first rows of the frame that pushes a sink out of the window see it twice.
+    A row sees rows less than ``reach`` behind it, at their distance. The first ``num_sinks`` rows of the stream are
+    seen from ``reach - 1`` rows away whatever their distance, from the frame on whose last row is farther away. This is
+    what the released code of ReKV (arXiv 2503.00540) computes, frame by frame: the first rows of the frame that pushes
+    a sink out of the window see it twice.
 
     Args:
         spec: The model.

@@ -29,12 +29,12 @@ class Witness:
         return Witness((*(self.looked if len(self.looked) < num_layers else ()), (rows, mass)))
 
     def attention(
-        self, sinks: RowView, shelf: Shelf, near: Sequence[Segment], next_row: int, found: Iterable[Found]
+        self, tables: Sequence[RowView], shelf: Shelf, near: Sequence[Segment], next_row: int, found: Iterable[Found]
     ) -> Attention:
         """Add up layers and say what is known of the rows.
 
         Args:
-            sinks: The first rows of the stream.
+            tables: What is known of rows that are in no block.
             shelf: Sealed blocks.
             near: Segments from ``next_row`` on.
             next_row: Arrival number of their first row.
@@ -46,8 +46,11 @@ class Witness:
         total = torch.zeros(len(arrival)).index_add_(0, slot, mass)
         frame = torch.full(arrival.shape, -1)
         time_s = torch.full(arrival.shape, -1.0, dtype=torch.float64)
-        early = (arrival >= sinks.first) & (arrival < sinks.stop)
-        frame[early], time_s[early] = (sinks.column(name)[arrival[early] - sinks.first] for name in ("frame", "time_s"))
+        for view in tables:
+            held = (arrival >= view.first) & (arrival < view.stop)
+            if bool(held.any()):
+                frame[held] = view.column("frame")[arrival[held] - view.first]
+                time_s[held] = view.column("time_s")[arrival[held] - view.first]
         for block in shelf.take(shelf.find(torch.cat([x.ids for x in found]).unique())) if found else ():
             inside = (arrival >= block.first_row) & (arrival < block.stop_row)
             at = arrival[inside] - block.first_row

@@ -183,8 +183,8 @@ def spell_out(
             sees = torch.tensor(
                 [[other <= me and (window is None or other > me - window) for other in arrivals] for me in mine]
             )
-            turned_q = _turn(q, [places[a] for a in mine], model.rope)
-            turned_k = _turn(all_keys, [places[a] for a in arrivals], model.rope)
+            turned_q = turn(q, [places[a] for a in mine], model.rope)
+            turned_k = turn(all_keys, [places[a] for a in arrivals], model.rope)
             out, share = attend(turned_q, turned_k, all_values, sees, model.scale)
             last = share[:, -1].mean(0).tolist()
             weights.append(dict(zip(arrivals, last, strict=True)))
@@ -201,7 +201,7 @@ def _stack(rows: Sequence[Tensor]) -> Tensor | None:
     return torch.stack(list(rows), 1) if rows else None
 
 
-def _turn(x: Tensor, places: Sequence[Sequence[int]], rope: Rope) -> Tensor:
+def turn(x: Tensor, places: Sequence[Sequence[int]], rope: Rope) -> Tensor:
     """Rotate (heads, T, D) rows; the angles of a row at once, otherwise as ``rope.rotate_row``."""
     half = x.shape[-1] // 2
     axes = [axis_of(rope, channel, len(places[0])) for channel in range(half)]

@@ -8,9 +8,9 @@ were in the window, head by head. Every step (a frame, a question, a decoded tok
 most with its mean query, and sees them, the first rows, and what lies between blocks and window, all from one distance:
 positions never outgrow the window.
 
-Ours differs: a block is a frame unless told otherwise, and may have any number of rows; attention is summed in fp32; the
-mask on the rows between blocks and window is the paper's unless ``remainder`` says ``released`` (there it is all true,
-so that early queries of a step see some rows twice); blocks have a bound.
+Ours differs: a block is a frame unless told otherwise, and may have any number of rows; attention is summed in fp32;
+the mask on the rows between blocks and window is the paper's unless ``remainder`` says ``released`` (there it is all
+true, so that early queries of a step see some rows twice); blocks have a bound.
 """
 
 from __future__ import annotations

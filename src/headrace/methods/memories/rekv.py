@@ -3,10 +3,10 @@
 Paper: Streaming Video Question-Answering with In-context Video KV-Cache Retrieval (arXiv 2503.00540, ICLR 2025).
 Original: Becomebright/ReKV (no licence).
 
-While the stream runs, a frame attends to the last rows and to the first ones (the text prefix), so its cost is flat. The
-keys and values of every frame are kept as a block. A question first looks for its blocks, in every layer on its own by
-the product of its mean query with the block's mean key; then it reads prefix and blocks in the order of the stream, with
-positions that count from 0, and nothing else. The same stream can be asked again and again.
+While the stream runs, a frame attends to the last rows and to the first ones (the text prefix), so its cost is flat.
+The keys and values of every frame are kept as a block. A question first looks for its blocks, in every layer on its own
+by the product of its mean query with the block's mean key; then it reads prefix and blocks in the order of the stream,
+with positions that count from 0, and nothing else. The same stream can be asked again and again.
 
 Ours differs: the question is run once, its template included (the original runs the bare question to look up, then the
 prompt to answer); frames may differ in their number of rows; blocks have a bound; the newest can be asked to be there

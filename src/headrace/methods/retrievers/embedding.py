@@ -1,8 +1,8 @@
 """Embedding retrieval: blocks whose visual tokens point where the question's words point, the same for all layers.
 
-The external retrieval of ReKV (arXiv 2503.00540) compares a question with frames in the space of a second model. A video
-language model has such a space of its own: its projector puts visual tokens among the word embeddings. A block is the
-mean of its visual tokens, a question the mean of its words, and what all blocks share is taken out before they are
+The external retrieval of ReKV (arXiv 2503.00540) compares a question with frames in the space of a second model. A
+video language model has such a space of its own: its projector puts visual tokens among the word embeddings. A block is
+the mean of its visual tokens, a question the mean of its words, and what all blocks share is taken out before they are
 compared, because the mean picture says nothing about any one of them. It costs no layer of the decoder.
 """
 
