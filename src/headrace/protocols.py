@@ -57,6 +57,8 @@ class Method:
             also hold a whole number is a share of a frame's tokens. A cheapest value above the fullest makes the field
             an interval: it makes costly steps rarer.
         presets: Names of pipelines built on this method, and their texts.
+        retriever: Of a memory that looks blocks up, the retriever it has where the pipeline names none; its ``init``
+            takes the retriever behind the spec.
         shorthand: The field that ``NAME:VALUE`` sets, or nothing.
     """
 
@@ -65,6 +67,7 @@ class Method:
     tunable: ClassVar[frozenset[str]] = frozenset()
     effort: ClassVar[dict[str, tuple[float, float]]] = {}
     presets: ClassVar[dict[str, str]] = {}
+    retriever: ClassVar[str] = ""
     shorthand: ClassVar[str] = ""
 
     def next_kind(self, state: Any) -> str:
@@ -232,7 +235,12 @@ class Context(Protocol):
     """What one prompt (or one step of frames) may attend to, and its private tail of new rows.
 
     Lives for one prompt and its decoding. Never changes the memory it was read from.
+
+    Attributes:
+        reads_queries: It wants every layer's queries for all rows, also where no output is needed.
     """
+
+    reads_queries: bool
 
     def begin(self, segment: Segment) -> None:
         """Decide the positions of the new rows."""
@@ -294,19 +302,43 @@ class Memory(Protocol[S]):
 
 
 class Retriever(Protocol[S]):
-    """Finds the blocks of the past that a question needs."""
+    """Finds the blocks of the past that a question needs.
+
+    Attributes:
+        per_layer: It is asked in every layer, with that layer's queries, and may choose other blocks in each; otherwise
+            once per question, with the rows that go into the decoder, and all layers see the same blocks.
+    """
+
+    per_layer: ClassVar[bool]
 
     def init(self, spec: ModelSpec) -> S:
-        """State of an empty index."""
+        """State of an empty index; it has ``num_bytes``."""
 
-    def add(self, state: S, layer: int | None, keys: Tensor) -> S:
-        """Index (B, D) block keys."""
+    def add(self, state: S, number: int, block: Any, embeds: Tensor) -> S:
+        """Index a block.
 
-    def select(self, state: S, layer: int | None, q: Tensor, budget: int) -> Tensor:
-        """Choose at most ``budget`` block ids ((K,) int64, ascending) for the queries ``q``."""
+        Args:
+            state: The index.
+            number: The block's name, larger than those before.
+            block: The sealed block (``cache.Sealed``): keys and values per layer, and what is known of its rows.
+            embeds: (R, C) what went into the decoder for its rows.
+        """
+
+    def select(self, state: S, layer: int | None, q: Tensor, budget: int) -> Any:
+        """Choose blocks for a question.
+
+        Args:
+            state: The index.
+            layer: Decoder layer, None where it is asked once.
+            q: (H, T, D) un-rotated queries of the question's rows, or, where it is asked once, their (T, C) embeddings.
+            budget: Most blocks to choose.
+
+        Returns:
+            ``cache.Found``: names of the blocks, ascending, and what each was worth.
+        """
 
     def drop(self, state: S, ids: Tensor) -> S:
-        """Forget blocks."""
+        """Forget blocks by name."""
 
 
 class Speaker(Protocol[S]):

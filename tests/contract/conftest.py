@@ -11,7 +11,7 @@ import torch
 
 from contract.plays import Case, Play, cases, entry_names, play_of
 
-ROLES = ("encoder", "compressor", "memory", "speaker")
+ROLES = ("encoder", "compressor", "memory", "retriever", "speaker")
 
 
 @pytest.fixture(scope="session")

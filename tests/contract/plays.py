@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from contract.streams import DIM, frames_of, observation_of, place, tokens_of, turn_of, walk, wrapped
+from contract.streams import DIM, frames_of, observation_of, place, shelved, tokens_of, turn_of, walk, wrapped
 from headrace import registry
-from headrace.cache import KVCache
+from headrace.cache import KVCache, Shelf, VectorIndex
 from headrace.engine.state import pack, unpack
 from headrace.engine.step import apply, put
 from headrace.types import Cursor, ModelSpec, Placed, Span, VisualTokens
@@ -197,6 +197,29 @@ class MemoryPlay(Play):
         return cursor
 
 
+class RetrieverPlay(Play):
+    """Blocks and questions in, names of the chosen blocks and their worth out; the oldest of ten blocks leaves."""
+
+    def __init__(self, case: Case, method: Any) -> None:
+        super().__init__(case, method)
+        self.spec = spec(dtype=getattr(torch, case.where))
+
+    def item(self, seed: int, i: int) -> Any:
+        return shelved(seed, i, self.spec)
+
+    def step(self, state: Any, item: Any) -> tuple[Any, Any]:
+        state = self.method.add(state, item.number, item.block, item.embeds)
+        if item.number >= 10:
+            state = self.method.drop(state, torch.tensor([item.number - 10]))
+        layers = range(self.spec.layers) if self.method.per_layer else (None,)
+        return state, tuple(self.ask(state, layer, item, budget) for layer in layers for budget in (0, 3, 50))
+
+    def ask(self, state: Any, layer: int | None, item: Any, budget: int) -> tuple[Tensor, Tensor]:
+        """Ask for blocks; names and worth."""
+        found = self.method.select(state, layer, item.words if layer is None else item.queries[layer], budget)
+        return found.ids, found.scores
+
+
 class SpeakerPlay(Play):
     """Observations in, decisions out."""
 
@@ -222,9 +245,15 @@ WHERE: dict[str, Callable[[], list[str]]] = {
     "compressor": lambda: ["float32", "bfloat16"],
     "encoder": families,
     "memory": lambda: ["p1", "interleaved"],
+    "retriever": lambda: ["float32", "bfloat16"],
     "speaker": lambda: ["speech"],
 }
-PLAYS: dict[str, Any] = {"compressor": CompressorPlay, "memory": MemoryPlay, "speaker": SpeakerPlay}
+PLAYS: dict[str, Any] = {
+    "compressor": CompressorPlay,
+    "memory": MemoryPlay,
+    "retriever": RetrieverPlay,
+    "speaker": SpeakerPlay,
+}
 
 
 def play_of(case: Case, backbones: Callable[[str], Any], **values: Any) -> Play:
@@ -260,6 +289,18 @@ def leaves(value: Any) -> Iterator[Any]:
             yield from leaves(getattr(value, field.name))
 
 
+def nodes(value: Any) -> Iterator[Any]:
+    """Everything in a tree, the dataclasses themselves included."""
+    yield value
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    elif is_dataclass(value) and not isinstance(value, Tensor):
+        value = tuple(getattr(value, field.name) for field in fields(value))
+    if isinstance(value, tuple | list):
+        for item in value:
+            yield from nodes(item)
+
+
 def frozen(out: Any) -> list[Any]:
     """A copy of an output that nobody can change."""
     return [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves(out)]
@@ -276,9 +317,9 @@ def equal(a: list[Any], b: list[Any]) -> bool:
 
 def check_state(state: Any) -> None:
     """Every cache in a state is whole."""
-    for leaf in leaves(state):
-        if isinstance(leaf, KVCache):
-            leaf.check()
+    for node in nodes(state):
+        if isinstance(node, KVCache | Shelf | VectorIndex):
+            node.check()
 
 
 def through_bytes(state: Any, model: ModelSpec) -> Any:

@@ -9,7 +9,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from headrace.types import Cursor, Frame, Kind, Observation, Reply, Segment, VisualTokens
+from headrace.cache import Sealed
+from headrace.types import Cursor, Frame, Kind, LayerSpan, ModelSpec, Observation, Reply, Segment, VisualTokens
 from reference.naive.decoder import DIM as DECODER_DIM
 
 DIM = 16
@@ -179,3 +180,37 @@ def walk(seed: int, position_rows: int, dtype: torch.dtype) -> tuple[Walk, ...]:
         segment, cursor = place(raw, cursor)
         steps.append(Walk(tokens, raw, segment, drop, cursor, asked=i % 3 != 1))
     return tuple(steps)
+
+
+@dataclass(frozen=True)
+class Shelved:
+    """A block with its name, what went into the decoder for it, and a question: queries per layer, and words."""
+
+    number: int
+    block: Sealed
+    embeds: Tensor
+    queries: tuple[Tensor, ...]
+    words: Tensor
+
+
+def shelved(seed: int, i: int, model: ModelSpec) -> Shelved:
+    """The ``i``-th block of a stream, a frame or (every fourth) a turn; a pruner has dropped rows of some."""
+    generator = dice(seed, i, 11)
+    num = 2 + (seed + i) % 4
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(model.dtype)
+
+    if i % 4 == 3:
+        raw = text_rows(seed + i, num, model.position_rows, model.dtype, kind=Kind.TEXT, turn=1)
+    else:
+        frame, row, col = places(1, (1, num))
+        raw = wrapped(VisualTokens(random(num, model.dim), frame, row, col, (1, num), (i,), (float(i),)), 1)
+    segment, _ = place(raw, Cursor(next=10 * i))
+    rows = [torch.arange(num), torch.arange(num) if i % 3 else torch.arange(0, num, 2)]
+    layers = tuple(
+        LayerSpan(random(model.kv_heads, len(x), 16), random(model.kv_heads, len(x), 16), None, x) for x in rows
+    )
+    block = Sealed.seal(layers, segment, 0, num, 10 * i)
+    queries = tuple(random(model.heads, 3, model.head_dim) for _ in range(model.layers))
+    return Shelved(i, block, segment.embeds, queries, random(3, model.dim))

@@ -140,8 +140,9 @@ def test_rejects_unknown_parameters(name: str):
 def test_has_a_naive_twin(name: str):
     assert twin_of(name).__doc__
     role = registry.lookup(name).role
-    wanted = {"VARIANTS", "REJECTS", "TUNED", "Twin" if role == "memory" else "twin"}
-    wanted |= {"speaker": set(), "compressor": {"IDENTITY", "budget"}}.get(role, {"IDENTITY"})
+    wanted = {"VARIANTS", "REJECTS", "TUNED", "Twin" if role in ("memory", "retriever") else "twin"}
+    none: set[str] = set()
+    wanted |= {"speaker": none, "retriever": none, "compressor": {"IDENTITY", "budget"}}.get(role, {"IDENTITY"})
     assert wanted <= vars(twin_of(name)).keys(), f"tests/reference/{name}.py must define {sorted(wanted)}"
 
 

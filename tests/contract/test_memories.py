@@ -62,7 +62,7 @@ def _asks_like(play: MemoryPlay, twin: Any, state: Any, cursor: Cursor, first: i
     for num in (3, 1, 1):
         asked, cursor = turn_of(num, num, cursor, play.spec.position_rows, play.spec.dtype)
         got = drive(play.decoder, asked, context)
-        want = spell_out(play.decoder, asked, [*twin.rows, *tail], twin, first=first + len(tail))
+        want = spell_out(play.decoder, asked, [*twin.rows, *tail], twin, first=first + len(tail), query=True)
         close(got, want.hidden)
         tail += want.rows
 
@@ -202,7 +202,7 @@ def test_an_open_question_does_not_see_later_frames(memory_case: Case):
 
 
 def test_type_and_device_are_kept(memory_case: Case):
-    """In bf16 the hidden rows and everything stored stay bf16."""
+    """In bf16 the hidden rows and everything stored stay bf16, but for what blocks are found by: index and scores."""
     play = play_at(memory_case, memory_case.where, torch.bfloat16)
     state, outs = run(play, play.init(), 1, range(8))
     tensors = [x for x in leaves(outs) if isinstance(x, torch.Tensor)]

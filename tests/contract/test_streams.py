@@ -132,6 +132,8 @@ def test_only_tunable_fields_change_while_a_stream_runs(name: str):
     entry = registry.lookup(name)
     if entry.role in ("encoder", "compressor", "memory", "speaker"):
         pipeline = Pipeline.parse(name)
+    elif entry.role == "retriever":
+        pipeline = Pipeline.parse(f"rekv+{name}")
     else:
         pipeline = Pipeline(**{**Pipeline.parse().methods(), entry.role: registry.build(name)})
     for field in [*registry.fields(name), "no_such_field"]:

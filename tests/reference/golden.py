@@ -16,7 +16,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 #: Family: a tensor only its files have, and the twins that check it.
-FAMILIES = {"stc": ("cacher.hidden", ("stc_cacher", "stc_pruner"))}
+FAMILIES = {
+    "stc": ("cacher.hidden", ("stc_cacher", "stc_pruner")),
+    "rekv": ("question0.context_k", ("rekv",)),
+    "infllm": ("representative_tokens", ("infllm",)),
+}
 TOLERANCE = 1e-4  # of the largest value
 
 

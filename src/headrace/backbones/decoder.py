@@ -34,7 +34,7 @@ def extend(
     shown = torch.nonzero(visual).squeeze(1)
     for index, layer in enumerate(model.layers):
         num_q = h.shape[0]
-        if index == spec.layers - 1 and outputs is not None:
+        if index == spec.layers - 1 and outputs is not None and not context.reads_queries:
             num_q = min(outputs, num_q)
         h = _layer(layer, h, rows, context, index=index, spec=spec, num_q=num_q, watch=watch)
         if segment.deep is not None and index < segment.deep.shape[0] and num_q:
@@ -45,6 +45,8 @@ def extend(
             if kept is not None:
                 h, visual = h[kept], visual[kept.cpu()]
                 rows = kept if rows is None else rows[kept]
+    if outputs is not None and outputs < h.shape[0]:
+        h = h[h.shape[0] - outputs :]
     return model.norm(h)  # type: ignore[no-any-return]
 
 

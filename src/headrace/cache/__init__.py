@@ -1,8 +1,37 @@
-"""Blocks of keys and values, what is known of each row, and the Context that attends to them."""
+"""Blocks of keys and values, what is known of each row, and the Contexts that attend to them."""
 
 from headrace.cache.context import CacheContext, Past
+from headrace.cache.fences import Fences
+from headrace.cache.index import Found, MeanKeys, VectorIndex, choose
+from headrace.cache.recall import Library, RecallContext
+from headrace.cache.sealed import Sealed, cut_blocks
+from headrace.cache.shelf import Shelf
+from headrace.cache.stepwise import StepContext, Steps, Trace, Working, represented
 from headrace.cache.store import KVCache
 from headrace.cache.table import RowView
+from headrace.cache.windowed import WindowContext
 from headrace.cache.written import Written
 
-__all__ = ["CacheContext", "KVCache", "Past", "RowView", "Written"]
+__all__ = [
+    "CacheContext",
+    "Fences",
+    "Found",
+    "KVCache",
+    "Library",
+    "MeanKeys",
+    "Past",
+    "RecallContext",
+    "RowView",
+    "Sealed",
+    "Shelf",
+    "StepContext",
+    "Steps",
+    "Trace",
+    "VectorIndex",
+    "WindowContext",
+    "Working",
+    "Written",
+    "choose",
+    "cut_blocks",
+    "represented",
+]

@@ -88,6 +88,11 @@ class Run:
     def __len__(self) -> int:
         return self.stop - self.start
 
+    def within(self, start: int, stop: int) -> Run:
+        """Those of its rows that are numbered ``start..stop``; perhaps none."""
+        low, high = (self.start + int(torch.searchsorted(self.rows, row)) for row in (start, stop))
+        return Run(self.block, low, high)
+
     @property
     def keys(self) -> Tensor:
         """(G, S, D) un-rotated keys, a view."""

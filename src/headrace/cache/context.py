@@ -12,7 +12,7 @@ from torch import Tensor
 from headrace.cache.blocks import Run
 from headrace.cache.table import RowView
 from headrace.cache.tail import Tail
-from headrace.ops.attention import KeyGroup, attention_mass, joint_attention
+from headrace.ops.attention import KeyGroup, attention_weights, joint_attention_lse
 from headrace.ops.rope import cos_sin, rotate
 from headrace.types import Attention, LayerSpan, ModelSpec, Segment, Span, join
 
@@ -39,8 +39,8 @@ class Past:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Seen:
-    """A key group, its row numbers, and what to add to them to count over all parts."""
+class Seen:
+    """A key group, its row numbers ((S,), or (H, S) where heads differ), and what to add to count over all parts."""
 
     group: KeyGroup
     rows: Tensor
@@ -50,12 +50,17 @@ class _Seen:
 class CacheContext:
     """Attend to parts of the past, to the rows of this prompt so far, and causally to the new rows.
 
+    Attributes:
+        reads_queries: Every layer's queries are wanted for all rows, also where no output is.
+
     Args:
         spec: The model.
         past: Parts of the past, oldest first.
         next_row: Row number of the first new row in arrival order; counts sliding windows and packed positions.
         positions: ``original`` rotates new rows at their canonical ids; ``repack`` at their arrival number.
     """
+
+    reads_queries = False
 
     def __init__(self, spec: ModelSpec, past: Sequence[Past], *, next_row: int, positions: str) -> None:
         self._spec = spec
@@ -99,58 +104,86 @@ class CacheContext:
         rotated, num_q = rotate(k, cos, sin), q.shape[1]
         out = q
         if num_q:
-            q = rotate(q, cos[-num_q:], sin[-num_q:])
-            seen = self._seen(layer, number[-num_q:] + self._next_row)
-            seen.append(_Seen(self._own(rotated, v, number, num_q, layer), number, self._num_past()))
-            out = joint_attention(q, [part.group for part in seen], scale=self._spec.scale)
+            turned = rotate(q, cos[-num_q:], sin[-num_q:])
+            seen = [*self._seen(layer, q, number[-num_q:]), *self._new(layer, q, LayerSpan(k, v, rotated, number))]
+            out, _ = self._joined(layer, turned, seen)
             if watch:
-                self._note(q[:, -1:], seen)
+                self._note(turned[:, -1:], seen)
         self._tails[layer].append(k, v, rotated, number)
         return out
 
-    def _seen(self, layer: int, query_rows: Tensor) -> list[_Seen]:
-        """Past and tail of a layer as key groups; those no query sees are left out."""
+    def _joined(self, layer: int, q: Tensor, seen: Sequence[Seen]) -> tuple[Tensor, Tensor]:
+        """Attend to all groups: outputs, and the log-sum-exp of all logits."""
+        return joint_attention_lse(q, [part.group for part in seen], scale=self._spec.scale)
+
+    def _seen(self, layer: int, q: Tensor, number: Tensor) -> list[Seen]:
+        """Past and tail of a layer as key groups; those no query sees are left out.
+
+        Args:
+            layer: Decoder layer.
+            q: (H, U, D) un-rotated queries.
+            number: (U,) which rows of the prompt they belong to.
+        """
         seen, offset = [], 0
-        window = self._spec.windows[layer]
         for part, turned in zip(self._past, self._moved, strict=True):
-            first = part.rows.first
             for run in part.layers[layer]:
-                if turned is None:
-                    keys = run.rotated
-                else:
-                    keys = rotate(run.keys, turned[0][run.rows - first], turned[1][run.rows - first])
-                if (group := _windowed(keys, run.values, part.ages(run), query_rows, window)) is not None:
-                    seen.append(_Seen(group, run.rows, offset - first))
-            offset += part.rows.stop - first
+                if (group := self._group(layer, part, turned, run, q, number)) is not None:
+                    seen.append(Seen(group, run.rows, offset - part.rows.first))
+            offset += part.rows.stop - part.rows.first
         if len(self._tails[layer]):
             tail = self._tails[layer].span()
             assert tail.rotated is not None
-            group = _windowed(tail.rotated, tail.values, tail.rows + self._next_row, query_rows, window)
+            group = windowed(tail.rotated, tail.values, tail.rows, number, self._window(layer))
             if group is not None:
-                seen.append(_Seen(group, tail.rows, offset))
+                seen.append(Seen(group, tail.rows, offset))
         return seen
 
-    def _own(self, rotated: Tensor, v: Tensor, number: Tensor, num_q: int, layer: int) -> KeyGroup:
+    def _group(
+        self, layer: int, part: Past, turned: tuple[Tensor, Tensor] | None, run: Run, q: Tensor, number: Tensor
+    ) -> KeyGroup | None:
+        """A run of the past as a key group, or None where no query sees it."""
+        if turned is None:
+            keys = run.rotated
+        else:
+            first = part.rows.first
+            keys = rotate(run.keys, turned[0][run.rows - first], turned[1][run.rows - first])
+        return windowed(keys, run.values, part.ages(run), number + self._next_row, self._window(layer))
+
+    def _window(self, layer: int) -> int | None:
+        """How many rows a query of this layer looks back, itself included; None for all."""
+        return self._spec.windows[layer]
+
+    def _new(self, layer: int, q: Tensor, new: LayerSpan) -> list[Seen]:
         """The new rows as keys of themselves: row i sees rows up to i, within the layer's window."""
-        window, num = self._spec.windows[layer], number.shape[0]
-        if num_q == num and (window is None or int(number[-1] - number[0]) < window):
-            return KeyGroup(rotated, v, causal=True)
-        queries = number[-num_q:, None]
-        mask = number[None] <= queries
-        if window is not None:
-            mask &= number[None] > queries - window
-        return KeyGroup(rotated, v, mask=None if bool(mask.all()) else mask.to(rotated.device))
+        assert new.rotated is not None
+        window, number, num_q = self._window(layer), new.rows, q.shape[1]
+        if num_q == len(number) and (window is None or int(number[-1] - number[0]) < window):
+            group = KeyGroup(new.rotated, new.values, causal=True)
+        else:
+            mask = number[None] <= number[-num_q:, None]
+            if window is not None:
+                mask &= number[None] > number[-num_q:, None] - window
+            group = KeyGroup(new.rotated, new.values, mask=None if bool(mask.all()) else mask.to(q.device))
+        return [Seen(group, number, self._num_past())]
 
     def _num_past(self) -> int:
         return sum(part.rows.stop - part.rows.first for part in self._past)
 
-    def _note(self, q: Tensor, seen: Sequence[_Seen]) -> None:
+    def _note(self, q: Tensor, seen: Sequence[Seen]) -> None:
         """Remember the attention of one row per layer; only the newest prompt counts."""
-        groups = [KeyGroup(g.keys, g.values, None if g.mask is None else g.mask[-1:]) for g in (x.group for x in seen)]
-        mass = torch.zeros(self._num_past() + self._num)
-        for part, weights in zip(seen, attention_mass(q, groups, scale=self._spec.scale), strict=True):
-            mass.index_add_(0, part.rows + part.offset, weights.cpu())
+        rows, weights = self._mass_of(q, seen)
+        mass = torch.zeros(self._num_past() + self._num).index_add_(0, rows, weights)
         self._mass = [*(self._mass or []), mass] if self._mass and len(self._mass[0]) == len(mass) else [mass]
+
+    def _mass_of(self, q: Tensor, seen: Sequence[Seen]) -> tuple[Tensor, Tensor]:
+        """Attention of the (H, 1, D) query to every row: (S,) row numbers over all parts, and (S,) shares."""
+        groups = [_last_query(part.group) for part in seen]
+        rows, mass = [], []
+        for part, weights in zip(seen, attention_weights(q, groups, scale=self._spec.scale), strict=True):
+            by_head = part.rows.ndim == 2
+            rows.append((part.rows + part.offset).flatten())
+            mass.append((weights / weights.shape[0]).flatten() if by_head else weights.mean(dim=0))
+        return torch.cat(rows), torch.cat(mass).cpu()
 
     def attention(self) -> Attention | None:
         """How much the last watched row looked at every row, mean over layers; None if nothing was watched."""
@@ -181,9 +214,7 @@ class CacheContext:
         )
 
 
-def _windowed(
-    keys: Tensor, values: Tensor, key_rows: Tensor, query_rows: Tensor, window: int | None
-) -> KeyGroup | None:
+def windowed(keys: Tensor, values: Tensor, key_rows: Tensor, query_rows: Tensor, window: int | None) -> KeyGroup | None:
     """Cut a group to a sliding window: None when no query sees it, no mask when all see all of it."""
     if window is None:
         return KeyGroup(keys, values)
@@ -191,3 +222,10 @@ def _windowed(
     if bool(mask.all()):
         return KeyGroup(keys, values)
     return KeyGroup(keys, values, mask=mask.to(keys.device)) if bool(mask.any()) else None
+
+
+def _last_query(group: KeyGroup) -> KeyGroup:
+    mask, q = group.mask, group.q
+    return KeyGroup(
+        group.keys, group.values, None if mask is None else mask[..., -1:, :], q=None if q is None else q[:, -1:]
+    )

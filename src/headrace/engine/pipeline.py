@@ -19,7 +19,7 @@ class Pipeline:
         compressor: Thins them before the decoder.
         pruner: Drops rows between decoder layers, or None.
         memory: Keeps the past.
-        retriever: Finds what a question needs, or None.
+        retriever: Finds what a question needs, None where the memory looks nothing up.
         speaker: Decides when to speak.
         chunk_frames: Frames per step; pushes are regrouped to it, so cutting a stream differently changes nothing.
     """
@@ -45,7 +45,8 @@ class Pipeline:
         """Build from a text such as ``dense``, ``recent:4`` or ``streamingllm:2048+uniform:0.3``.
 
         Args:
-            text: Names joined by +; roles that are not named take their default (dense, keep_all, full, on_request).
+            text: Names joined by +; roles that are not named take their default (dense, keep_all, full, on_request, and
+                the retriever of a memory that looks blocks up).
             settings: ``role.field=value`` texts; they may also name a default's role.
             chunk_frames: Frames per step.
 
@@ -62,6 +63,14 @@ class Pipeline:
         ):
             if role not in named:
                 text = f"{text}+{name}"
+        memory = registry.parse(text)["memory"]
+        if memory.retriever and "retriever" not in named:
+            text = f"{text}+{memory.retriever}"
+        elif "retriever" in named and not memory.retriever:
+            found, name = registry.name_of(named["retriever"]), registry.name_of(memory)
+            raise ValueError(
+                f"pipeline {text!r}: {name} looks nothing up, so {found} has nothing to do; name a memory such as rekv"
+            )
         return Pipeline(**registry.parse(text, settings), chunk_frames=chunk_frames)
 
     def methods(self) -> dict[str, Any]:

@@ -90,10 +90,11 @@ def begin(pipeline: Pipeline, backbone: Backbone, *, budget_bytes: int | None) -
         MemoryBudgetError: The prefix would not fit.
     """
     spec = backbone.spec
+    looks_up = (pipeline.retriever,) if pipeline.memory.retriever else ()
     state = StreamState(
         encoder=pipeline.encoder.init(spec),
         compressor=pipeline.compressor.init(spec),
-        memory=pipeline.memory.init(spec),
+        memory=pipeline.memory.init(spec, *looks_up),
         speaker=pipeline.speaker.init(spec),
     )
     if pipeline.memory.kind == "tokens":

@@ -25,36 +25,70 @@ class KeyGroup:
     Attributes:
         keys: (G, S, D), rotated.
         values: (G, S, D).
-        mask: (T, S) bool, True where a query may look; None when every query sees all.
+        mask: (T, S) bool, True where a query may look, or (H, T, S) where every query head has keys of its own; None
+            when every query sees all.
         causal: The S rows are the T queries themselves: row i sees rows up to i.
+        q: (H, T, D) the queries as they stand to these keys, where that is another rotation than to the others.
     """
 
     keys: Tensor
     values: Tensor
     mask: Tensor | None = None
     causal: bool = False
+    q: Tensor | None = None
 
 
 def joint_attention(q: Tensor, groups: Sequence[KeyGroup], *, scale: float) -> Tensor:
     """Attend to all groups under one softmax.
 
     Args:
-        q: (H, T, D) queries, rotated like the keys.
+        q: (H, T, D) queries, rotated like the keys (a group may bring its own).
         groups: At least one; every query sees at least one key of one group.
         scale: Factor on the logits.
 
     Returns:
         (H, T, D) in the type of ``q``.
     """
+    return joint_attention_lse(q, groups, scale=scale)[0]
+
+
+def joint_attention_lse(q: Tensor, groups: Sequence[KeyGroup], *, scale: float) -> tuple[Tensor, Tensor]:
+    """Attend as ``joint_attention``; also returns the (H, T) log-sum-exp over all groups, for ``key_mass``."""
     parts = [_attend(q, piece, scale) for group in groups for piece in _pieces(q, group)]
     out, lse = parts[0]
     if len(parts) == 1:
-        return out.to(q.dtype)
-    share = torch.softmax(torch.stack([lse for _, lse in parts]), dim=0).to(lse.dtype).unsqueeze(-1)
+        return out.to(q.dtype), lse
+    sums = torch.stack([lse for _, lse in parts])
+    share = torch.softmax(sums, dim=0).to(lse.dtype).unsqueeze(-1)
     total = out * share[0]
     for (part, _), weight in zip(parts[1:], share[1:], strict=True):
         total.addcmul_(part, weight)
-    return total.to(q.dtype)
+    return total.to(q.dtype), torch.logsumexp(sums, dim=0)
+
+
+def key_mass(q: Tensor, group: KeyGroup, lse: Tensor, *, scale: float) -> Tensor:
+    """Add up the attention every key of a group gets under a joint softmax that has been taken already.
+
+    Args:
+        q: (H, T, D) queries, rotated like the keys (the group may bring its own).
+        group: Keys, with mask.
+        lse: (H, T) log-sum-exp of the joint softmax.
+        scale: Factor on the logits.
+
+    Returns:
+        (H, S) fp32, the sum over the queries.
+    """
+    q = q if group.q is None else group.q
+    heads, rows, width = q.shape
+    kv_heads, num = group.keys.shape[:2]
+    folded = q.reshape(kv_heads, heads // kv_heads * rows, width)
+    logits = ((folded @ group.keys.transpose(-1, -2)).float() * scale).view(heads, rows, num)
+    mask = group.mask
+    if group.causal:
+        mask = torch.ones(rows, num, dtype=torch.bool, device=q.device).tril()
+    if mask is not None:
+        logits = logits.masked_fill(~mask, float("-inf"))
+    return torch.exp(logits - lse.unsqueeze(-1)).sum(dim=1)
 
 
 def _pieces(q: Tensor, group: KeyGroup) -> list[KeyGroup]:
@@ -63,11 +97,12 @@ def _pieces(q: Tensor, group: KeyGroup) -> list[KeyGroup]:
     if num <= blocked.KEYS or group.causal or group.mask is not None or not blocked.pays(q, blocked.KEYS):
         return [group] if num else []
     pairs = zip(group.keys.split(blocked.KEYS, 1), group.values.split(blocked.KEYS, 1), strict=True)
-    return [KeyGroup(keys, values) for keys, values in pairs]
+    return [KeyGroup(keys, values, q=group.q) for keys, values in pairs]
 
 
 def _attend(q: Tensor, group: KeyGroup, scale: float) -> tuple[Tensor, Tensor]:
     """Attend to one group: (H, T, D) outputs, perhaps not rounded yet, and (H, T) fp32 log-sum-exp of the logits."""
+    q = q if group.q is None else group.q
     heads, rows, width = q.shape
     if group.mask is None and blocked.pays(q, group.keys.shape[1]):
         work = blocked.attend_causally if group.causal and rows > 1 else blocked.attend
@@ -79,7 +114,7 @@ def _attend(q: Tensor, group: KeyGroup, scale: float) -> tuple[Tensor, Tensor]:
         out, lse = _kernel(q[None], keys[None], values[None], scale, causal=True)
         return out[0], lse[0]
     folded = q.reshape(1, kv_heads, repeat * rows, width)
-    mask = None if group.mask is None else group.mask.repeat(repeat, 1)
+    mask = None if group.mask is None else _folded(group.mask, repeat)
     out, lse = _kernel(folded, group.keys[None], group.values[None], scale, mask=mask)
     return out.reshape(heads, rows, width), lse.reshape(heads, rows)
 
@@ -141,14 +176,27 @@ def attention_mass(q: Tensor, groups: Sequence[KeyGroup], *, scale: float) -> li
     Returns:
         One (S,) fp32 tensor per group, mean over heads and watched rows; all groups together sum to 1.
     """
+    return [weights.mean(dim=0) for weights in attention_weights(q, groups, scale=scale)]
+
+
+def attention_weights(q: Tensor, groups: Sequence[KeyGroup], *, scale: float) -> list[Tensor]:
+    """As ``attention_mass``, head by head: one (H, S) tensor per group, mean over watched rows."""
     heads, rows, width = q.shape
-    kv_heads = groups[0].keys.shape[0]
-    folded = q.reshape(kv_heads, heads // kv_heads * rows, width)
     logits = []
     for group in groups:
+        kv_heads = group.keys.shape[0]
+        folded = (q if group.q is None else group.q).reshape(kv_heads, heads // kv_heads * rows, width)
         part = (folded @ group.keys.transpose(-1, -2)).float() * scale
         if group.mask is not None:
-            part = part.masked_fill(~group.mask.repeat(heads // kv_heads, 1), float("-inf"))
-        logits.append(part)
-    weights = torch.softmax(torch.cat(logits, dim=-1), dim=-1).mean(dim=(0, 1))
-    return list(torch.split(weights, [group.keys.shape[1] for group in groups]))
+            part = part.masked_fill(~_folded(group.mask, heads // kv_heads), float("-inf"))
+        logits.append(part.view(heads, rows, -1))
+    weights = torch.softmax(torch.cat(logits, dim=-1), dim=-1).mean(dim=1)
+    return list(torch.split(weights, [group.keys.shape[1] for group in groups], dim=-1))
+
+
+def _folded(mask: Tensor, repeat: int) -> Tensor:
+    """A mask for queries whose grouped heads were folded into rows; per head where no heads are grouped."""
+    if mask.ndim == 2:
+        return mask.repeat(repeat, 1)
+    assert repeat == 1, "a mask per head needs keys per head"
+    return mask

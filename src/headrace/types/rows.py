@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -140,11 +141,41 @@ class LayerSpan:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A frame an answer rests on: its index, its time in seconds, and its share of attention, 0..1."""
+    """A frame an answer rests on.
+
+    Attributes:
+        frame: Its stream index.
+        time_s: Its time in seconds.
+        score: Its share of attention, 0..1.
+        chosen: Share of the layers that looked it up, 0..1; None where nothing was looked up.
+        worth: What it was worth to them on average, from 0 (the lowest of all blocks) to 1 (the highest).
+    """
 
     frame: int
     time_s: float
     score: float
+    chosen: float | None = None
+    worth: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Retrieved:
+    """What a question looked up in the past.
+
+    Attributes:
+        frame: (K,) int64 stream index of the frame of each block, -1 for text; a frame may come several times.
+        chosen: (K,) float32 share of the layers that looked the block up, 0..1.
+        worth: (K,) float32 what it was worth to them on average, from 0 (the lowest of all) to 1 (the highest).
+    """
+
+    frame: Tensor
+    chosen: Tensor
+    worth: Tensor
+
+    def of(self, frame: int) -> tuple[float, float]:
+        """Share of layers and worth of a frame: its best block's."""
+        mine = self.frame == frame
+        return (float(self.chosen[mine].max()), float(self.worth[mine].max())) if bool(mine.any()) else (0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,11 +186,13 @@ class Attention:
         frame: (R,) int64 stream index of the frame, -1 for text.
         time_s: (R,) float64.
         mass: (R,) float32 attention per row, mean over layers and heads; sums to 1.
+        retrieved: What was looked up, or None where the memory looks nothing up.
     """
 
     frame: Tensor
     time_s: Tensor
     mass: Tensor
+    retrieved: Retrieved | None = None
 
     def moments(self, num: int) -> tuple[Moment, ...]:
         """Return the ``num`` frames with most attention, heaviest first (earlier first on a tie)."""
@@ -171,7 +204,11 @@ class Attention:
         times = torch.zeros(len(frames), dtype=torch.float64, device=slot.device)
         times.scatter_(0, slot, self.time_s[visual])
         order = torch.argsort(mass, descending=True, stable=True)[:num].tolist()
-        return tuple(Moment(int(frames[i]), float(times[i]), float(mass[i])) for i in order)
+        looked = [(None, None) if self.retrieved is None else self.retrieved.of(int(frames[i])) for i in order]
+        return tuple(
+            Moment(int(frames[i]), float(times[i]), float(mass[i]), *found)
+            for i, found in zip(order, looked, strict=True)
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -184,6 +221,7 @@ class Span:
         positions: (P, T) int64 positions the keys were rotated at.
         attention: Statistics of the watched rows, if any were asked for.
         tokens: The visual tokens of the step, for token memories.
+        trace: What the Context noted for its memory beside the rows, if anything.
     """
 
     segment: Segment
@@ -191,6 +229,7 @@ class Span:
     positions: Tensor | None = None
     attention: Attention | None = None
     tokens: VisualTokens | None = None
+    trace: Any = None
 
     def cut(self, start: int, stop: int) -> Span:
         """Take the rows ``start..stop``, in every layer those of them that are left."""
@@ -201,7 +240,6 @@ class Span:
             layers.append(LayerSpan(layer.keys[:, at], layer.values[:, at], rotated, layer.rows[at] - start))
         positions = None if self.positions is None else self.positions[:, start:stop]
         return Span(self.segment.cut(start, stop), tuple(layers), positions, self.attention, self.tokens)
-
 
     def bare(self, rows: Tensor) -> Span:
         """Take some rows ((K,) int64, ascending), un-rotated, in every layer those of them that are left."""

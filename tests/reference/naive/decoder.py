@@ -136,8 +136,11 @@ def spell_out(
     *,
     first: int,
     drop: Mapping[int, Sequence[int]] | None = None,
+    query: bool = False,
 ) -> Spelled:
     """Run the same rows with lists.
+
+    A twin whose attention is more than one place per row has ``attend`` and does it itself.
 
     Args:
         decoder: The weights.
@@ -146,14 +149,24 @@ def spell_out(
         twin: Says at which ``places`` the rows stand.
         first: Arrival number of the first new row.
         drop: See ``drive``.
+        query: The rows are a question's, not the stream's.
     """
     model = decoder.spec
     new = [
-        Row(first + i, int(segment.kind[i]), tuple(int(x) for x in segment.ids[:, i]), (), (), int(segment.frame[i]), segment.embeds[i])
+        Row(
+            first + i,
+            int(segment.kind[i]),
+            tuple(int(x) for x in segment.ids[:, i]),
+            (),
+            (),
+            int(segment.frame[i]),
+            segment.embeds[i],
+        )
         for i in range(len(segment))
     ]
+    by_hand = hasattr(twin, "attend")
     everything = [*past, *new]
-    places = dict(zip([row.arrival for row in everything], twin.places(everything), strict=True))
+    places = {} if by_hand else dict(zip([row.arrival for row in everything], twin.places(everything), strict=True))
     h, left = segment.embeds.double(), list(range(len(new)))
     keys: list[list[Tensor | None]] = [[] for _ in new]
     values: list[list[Tensor | None]] = [[] for _ in new]
@@ -169,15 +182,20 @@ def spell_out(
         arrivals = [row.arrival for row in held] + mine
         all_keys = torch.cat([x for x in (_stack([row.keys[layer] for row in held]), k) if x is not None], 1)
         all_values = torch.cat([x for x in (_stack([row.values[layer] for row in held]), v) if x is not None], 1)
-        window = model.windows[layer]
-        sees = torch.tensor(
-            [[other <= me and (window is None or other > me - window) for other in arrivals] for me in mine]
-        )
-        turned_q = _turn(q, [places[a] for a in mine], model.rope)
-        turned_k = _turn(all_keys, [places[a] for a in arrivals], model.rope)
-        out, share = attend(turned_q, turned_k, all_values, sees, model.scale)
-        last = share[:, -1].mean(0).tolist()
-        weights.append(dict(zip(arrivals, last, strict=True)))
+        if by_hand:
+            here = [dict(zip(arrivals, x.unbind(1), strict=True)) for x in (all_keys, all_values)]
+            out, shares = twin.attend(layer, q, new, [new[i] for i in left], *here, query=query)
+            weights.append(shares[-1])
+        else:
+            window = model.windows[layer]
+            sees = torch.tensor(
+                [[other <= me and (window is None or other > me - window) for other in arrivals] for me in mine]
+            )
+            turned_q = turn(q, [places[a] for a in mine], model.rope)
+            turned_k = turn(all_keys, [places[a] for a in arrivals], model.rope)
+            out, share = attend(turned_q, turned_k, all_values, sees, model.scale)
+            last = share[:, -1].mean(0).tolist()
+            weights.append(dict(zip(arrivals, last, strict=True)))
         h = decoder.close(layer, h, out)
         if drop and layer in drop:
             h, left = h[list(drop[layer])], [left[i] for i in drop[layer]]
@@ -189,7 +207,7 @@ def _stack(rows: Sequence[Tensor]) -> Tensor | None:
     return torch.stack(list(rows), 1) if rows else None
 
 
-def _turn(x: Tensor, places: Sequence[Sequence[int]], rope: Rope) -> Tensor:
+def turn(x: Tensor, places: Sequence[Sequence[int]], rope: Rope) -> Tensor:
     """Rotate (heads, T, D) rows; the angles of a row at once, otherwise as ``rope.rotate_row``."""
     half = x.shape[-1] // 2
     axes = [axis_of(rope, channel, len(places[0])) for channel in range(half)]

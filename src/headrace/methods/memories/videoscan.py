@@ -93,7 +93,11 @@ class VideoScan(Method):
 
     def read(self, state: VideoScanState, spec: ModelSpec, *, query: bool) -> CacheContext:
         """See every kept row."""
-        policy, num, view = resolve_policy(self.positions, spec.positions), len(state.arrivals), state.cache.table.view()
+        policy, num, view = (
+            resolve_policy(self.positions, spec.positions),
+            len(state.arrivals),
+            state.cache.table.view(),
+        )
         end = _end(state, policy)
         if self.counting == "kept":
             moved = end - num + torch.arange(num)

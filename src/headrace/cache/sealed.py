@@ -1,0 +1,217 @@
+"""A sealed block: the rows of a frame (or a turn) in every layer, never changed again, wherever it lies.
+
+Layers may hold different rows of it. Its keys and values lie behind each other in one flat tensor, layer by layer, so
+that it can be moved, written to disk and read back layer by layer. Streams that fork share it; it goes with its last
+holder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headrace.cache.store import KVCache
+from headrace.types import LayerSpan, ModelSpec, Segment
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Notes:
+    """What is known of a block's R rows; on the CPU.
+
+    Attributes:
+        kind: (R,) int8.
+        frame: (R,) int64 stream index of the frame, -1 for text.
+        time_s: (R,) float64.
+        ids: (P, R) int64 canonical position ids.
+    """
+
+    kind: Tensor
+    frame: Tensor
+    time_s: Tensor
+    ids: Tensor
+
+    @staticmethod
+    def of(segment: Segment, start: int, stop: int) -> Notes:
+        """Copy what a segment says of its rows ``start..stop``."""
+        at = slice(start, stop)
+        return Notes(
+            segment.kind[at].clone(), segment.frame[at].clone(), segment.time_s[at].clone(), segment.ids[:, at].clone()
+        )
+
+    def num_bytes(self) -> int:
+        """Bytes of the columns."""
+        return sum(x.numel() * x.itemsize for x in (self.kind, self.frame, self.time_s, self.ids))
+
+
+class Sealed:
+    """Keys and values of R rows over all layers, un-rotated, with what is known of the rows.
+
+    Args:
+        first_row: Arrival number of its first row.
+        notes: What is known of its R rows.
+        offsets: Per layer (R_l,) int64 ascending, which of the rows it has.
+        flat: The keys and values of all layers: (2, G, R_l, D) of one behind that of the other.
+        heads: G and D.
+    """
+
+    __slots__ = ("_flat", "_key", "_starts", "first_row", "heads", "notes", "offsets")
+
+    def __init__(
+        self, first_row: int, notes: Notes, offsets: tuple[Tensor, ...], flat: Tensor, heads: tuple[int, int]
+    ) -> None:
+        self.first_row = first_row
+        self.notes = notes
+        self.offsets = offsets
+        self.heads = heads
+        self._flat = flat
+        self._key = ""
+        sizes = [2 * heads[0] * heads[1] * x.shape[0] for x in offsets]
+        self._starts = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
+
+    @staticmethod
+    def seal(layers: Sequence[LayerSpan], segment: Segment, start: int, stop: int, first_row: int) -> Sealed:
+        """Copy the rows ``start..stop`` of a span.
+
+        Args:
+            layers: Keys and values per layer.
+            segment: What is known of the rows, with canonical ids.
+            start: First row of the block in the span.
+            stop: Row behind the last.
+            first_row: Arrival number of the span's first row.
+        """
+        parts = []
+        for layer in layers:
+            low, high = (int(torch.searchsorted(layer.rows, row)) for row in (start, stop))
+            rows = layer.rows[low:high] - start
+            parts.append(LayerSpan(layer.keys[:, low:high], layer.values[:, low:high], None, rows))
+        return Sealed._of(parts, Notes.of(segment, start, stop), first_row + start)
+
+    @staticmethod
+    def gather(cache: KVCache, start: int, stop: int) -> Sealed:
+        """Copy the rows ``start..stop`` (arrival numbers) out of a cache that holds them."""
+        view = cache.table.view()
+        at = slice(start - view.first, stop - view.first)
+        notes = Notes(*(view.column(name)[..., at].clone() for name in ("kind", "frame", "time_s", "ids")))
+        layers = []
+        for layer in range(cache.spec.layers):
+            parts = [run.within(start, stop) for run in cache.runs(layer)]
+            parts = [run for run in parts if len(run)] or parts[:1]
+            keys, values = (torch.cat([getattr(run, side) for run in parts], 1) for side in ("keys", "values"))
+            layers.append(LayerSpan(keys, values, None, torch.cat([run.rows for run in parts]) - start))
+        return Sealed._of(layers, notes, start)
+
+    @staticmethod
+    def _of(layers: Sequence[LayerSpan], notes: Notes, first_row: int) -> Sealed:
+        """Put the rows of all layers behind each other."""
+        kv_heads, _, width = layers[0].keys.shape
+        num, like = sum(2 * layer.keys.numel() for layer in layers), layers[0].keys
+        whole, offsets = torch.arange(notes.frame.shape[0]), []
+        flat, at = torch.empty(num, dtype=like.dtype, device=like.device), 0
+        for layer in layers:
+            offsets.append(whole if len(layer.rows) == len(whole) else layer.rows.clone())
+            for x in (layer.keys, layer.values):
+                flat[at : at + x.numel()].view(x.shape).copy_(x)
+                at += x.numel()
+        return Sealed(first_row, notes, tuple(offsets), flat, (kv_heads, width))
+
+    def __len__(self) -> int:
+        return self.notes.frame.shape[0]
+
+    @property
+    def stop_row(self) -> int:
+        """Arrival number behind its last row."""
+        return self.first_row + len(self)
+
+    def layer(self, layer: int) -> tuple[Tensor, Tensor]:
+        """(G, R_l, D) keys and values of one layer, as views."""
+        kv_heads, width = self.heads
+        part = self._flat[self._starts[layer] : self._starts[layer + 1]]
+        keys, values = part.view(2, kv_heads, -1, width)
+        return keys, values
+
+    @property
+    def key(self) -> str:
+        """What it is called in a saved stream: a hash of its content, so that forks agree on it."""
+        if not self._key:
+            digest = hashlib.blake2b(f"{self.first_row} {self.heads}".encode(), digest_size=16)
+            notes = (self.notes.kind, self.notes.frame, self.notes.time_s, self.notes.ids)
+            for x in (*notes, *self.offsets, self._flat):
+                digest.update(x.detach().cpu().contiguous().view(torch.uint8).flatten().numpy().tobytes())
+            self._key = digest.hexdigest()
+        return self._key
+
+    def num_bytes(self) -> int:
+        """Bytes it takes in memory."""
+        offsets = sum(x.numel() * 8 for x in {id(x): x for x in self.offsets}.values())
+        return self._flat.numel() * self._flat.itemsize + self.notes.num_bytes() + offsets
+
+    def fork(self) -> Sealed:
+        """Return itself: it is never changed, so streams may share it."""
+        return self
+
+    def check(self) -> None:
+        """Assert that it is whole."""
+        assert self._flat.numel() == self._starts[-1], "a block's keys and values do not fit its rows"
+        for offsets in self.offsets:
+            assert bool((offsets.diff() > 0).all()), "a block's rows do not ascend"
+            assert not len(offsets) or (int(offsets[0]) >= 0 and int(offsets[-1]) < len(self)), "a row is unknown"
+
+    def pack(self) -> dict[str, Any]:
+        """Turn into a tree of tensors and numbers."""
+        whole = len(self)
+        return {
+            "first_row": self.first_row,
+            "heads": self.heads,
+            "kind": self.notes.kind,
+            "frame": self.notes.frame,
+            "time_s": self.notes.time_s,
+            "ids": self.notes.ids,
+            "offsets": tuple(None if len(x) == whole else x for x in self.offsets),
+            "flat": self._flat,
+        }
+
+    @staticmethod
+    def unpack(tree: dict[str, Any], spec: ModelSpec) -> Sealed:
+        """Rebuild from ``pack``."""
+        notes = Notes(tree["kind"], tree["frame"], tree["time_s"], tree["ids"])
+        whole = torch.arange(notes.frame.shape[0])
+        offsets = tuple(whole if x is None else x for x in tree["offsets"])
+        return Sealed(tree["first_row"], notes, offsets, tree["flat"], tuple(tree["heads"]))
+
+
+def cut_blocks(segment: Segment, skip: int, most: int) -> list[tuple[int, int]]:
+    """Cut a segment into blocks: the rows of one frame each, delimiters before it and newlines behind it included.
+
+    Args:
+        segment: T rows.
+        skip: Rows at the front that belong to no block.
+        most: Longest block, in rows; what is longer is cut again.
+
+    Returns:
+        Start and stop of every block, ascending and without gaps from ``skip`` to T.
+    """
+    cuts = [skip, *(row for row in frame_ends(segment).unique().tolist() if row > skip)]
+    blocks = []
+    for start, stop in pairwise(cuts):
+        blocks += [(at, min(at + most, stop)) for at in range(start, stop, most)]
+    return blocks
+
+
+def frame_ends(segment: Segment) -> Tensor:
+    """(T,) int64: the row behind the last one of the frame each row belongs to.
+
+    Text between two frames goes with the one behind it, text behind the last frame with that.
+    """
+    num, shown = len(segment), torch.nonzero(segment.frame >= 0).squeeze(1)
+    if not len(shown):
+        return torch.full((num,), num, dtype=torch.int64)
+    nearest = torch.searchsorted(shown, torch.arange(num)).clamp(max=len(shown) - 1)
+    frame = segment.frame[shown[nearest]]
+    ends = torch.cat((torch.nonzero(frame[1:] != frame[:-1]).squeeze(1) + 1, torch.tensor([num])))
+    return ends[torch.searchsorted(ends, torch.arange(num), right=True)]

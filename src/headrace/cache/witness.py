@@ -1,0 +1,72 @@
+"""What an answer rests on, where layers look at different rows: attention by arrival number, and what was looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headrace.cache.index import Found
+from headrace.cache.shelf import Shelf
+from headrace.cache.table import RowView
+from headrace.types import Attention, Retrieved, Segment
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Witness:
+    """Attention of the newest watched row, one entry per layer. A value.
+
+    Attributes:
+        looked: (S,) arrival numbers and (S,) shares of attention per layer; a row may come twice.
+    """
+
+    looked: tuple[tuple[Tensor, Tensor], ...] = ()
+
+    def note(self, rows: Tensor, mass: Tensor, num_layers: int) -> Witness:
+        """Add a layer; only the newest prompt counts."""
+        return Witness((*(self.looked if len(self.looked) < num_layers else ()), (rows, mass)))
+
+    def attention(
+        self, tables: Sequence[RowView], shelf: Shelf, near: Sequence[Segment], next_row: int, found: Iterable[Found]
+    ) -> Attention:
+        """Add up layers and say what is known of the rows.
+
+        Args:
+            tables: What is known of rows that are in no block.
+            shelf: Sealed blocks.
+            near: Segments from ``next_row`` on.
+            next_row: Arrival number of their first row.
+            found: What was looked up, per layer.
+        """
+        found = list(found)
+        mass = torch.cat([mass for _, mass in self.looked]) / len(self.looked)
+        arrival, slot = torch.unique(torch.cat([rows for rows, _ in self.looked]), return_inverse=True)
+        total = torch.zeros(len(arrival)).index_add_(0, slot, mass)
+        frame = torch.full(arrival.shape, -1)
+        time_s = torch.full(arrival.shape, -1.0, dtype=torch.float64)
+        for view in tables:
+            held = (arrival >= view.first) & (arrival < view.stop)
+            if bool(held.any()):
+                frame[held] = view.column("frame")[arrival[held] - view.first]
+                time_s[held] = view.column("time_s")[arrival[held] - view.first]
+        for block in shelf.take(shelf.find(torch.cat([x.ids for x in found]).unique())) if found else ():
+            inside = (arrival >= block.first_row) & (arrival < block.stop_row)
+            at = arrival[inside] - block.first_row
+            frame[inside], time_s[inside] = block.notes.frame[at], block.notes.time_s[at]
+        own = arrival >= next_row
+        at = arrival[own] - next_row
+        frame[own] = torch.cat([seg.frame for seg in near])[at]
+        time_s[own] = torch.cat([seg.time_s for seg in near])[at]
+        return Attention(frame, time_s, total, retrieved(shelf, found) if found else None)
+
+
+def retrieved(shelf: Shelf, found: Sequence[Found]) -> Retrieved:
+    """Which frames were looked up, in which share of the layers, and what they were worth."""
+    ids, scores = torch.cat([x.ids for x in found]), torch.cat([x.scores for x in found])
+    known, slot = torch.unique(ids, return_inverse=True)
+    count = torch.zeros(len(known)).index_add_(0, slot, torch.ones(len(ids)))
+    worth = torch.zeros(len(known)).index_add_(0, slot, scores) / count
+    frame = torch.tensor([int(block.notes.frame.max()) for block in shelf.take(shelf.find(known))], dtype=torch.int64)
+    return Retrieved(frame, count / len(found), worth)

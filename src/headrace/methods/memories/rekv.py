@@ -1,0 +1,150 @@
+"""ReKV: watch through a window, keep every frame's rows, and look up the frames a question needs.
+
+Paper: Streaming Video Question-Answering with In-context Video KV-Cache Retrieval (arXiv 2503.00540, ICLR 2025).
+Original: Becomebright/ReKV (no licence).
+
+While the stream runs, a frame attends to the last rows and to the first ones (the text prefix), so its cost is flat.
+The keys and values of every frame are kept as a block. A question first looks for its blocks, in every layer on its own
+by the product of its mean query with the block's mean key; then it reads prefix and blocks in the order of the stream,
+with positions that count from 0, and nothing else. The same stream can be asked again and again.
+
+Ours differs: the question is run once, its template included (the original runs the bare question to look up, then the
+prompt to answer); frames may differ in their number of rows; blocks have a bound; the newest can be asked to be there
+in any case; within a frame, and between frames that follow each other, ids keep their distances, so M-RoPE and
+``original`` positions work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from headrace.cache import KVCache, Library, MeanKeys, Past, RecallContext, Sealed, Shelf, WindowContext, cut_blocks
+from headrace.ops.positions import check_policy, resolve_policy
+from headrace.protocols import Card, Method
+from headrace.types import Kind, ModelSpec, Segment, Span, VisualTokens
+
+MARGIN = 16  # rows of a block beside a frame's tokens: delimiters, timestamp, newline
+
+
+@dataclass(slots=True)
+class ReKVState:
+    """What is kept of the past.
+
+    Attributes:
+        sinks: The first rows.
+        window: The newest rows, with rotated keys.
+        shelf: The rows behind the sinks, frame by frame.
+        retriever: What chooses among the frames.
+        index: Its state.
+        num_sinks: How many of the first rows become sinks, -1 before the first write.
+    """
+
+    sinks: KVCache
+    window: KVCache
+    shelf: Shelf
+    retriever: Any
+    index: Any
+    num_sinks: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReKV(Method):
+    """Watch through a window; look up the frames a question needs."""
+
+    retrieve: int = 64  # blocks (frames) a question looks up
+    window: int = 15000  # rows a frame looks back
+    sinks: int | None = None  # rows; None: the text prefix
+    recent: int = 0  # newest blocks a question sees in any case; 0 as published
+    max_blocks: int = 2000  # blocks that are kept; the oldest leave
+    positions: str = "auto"  # repack: as published; original: ids with gaps where tokens were dropped; auto: as trained
+
+    card: ClassVar[Card] = Card(
+        "ReKV",
+        paper="https://arxiv.org/abs/2503.00540",
+        licence="none",
+        differs="one pass of the whole prompt looks up and answers; ragged frames; bounded; newest frames on request",
+    )
+    tunable: ClassVar[frozenset[str]] = frozenset({"retrieve", "max_blocks"})
+    presets: ClassVar[dict[str, str]] = {}
+    shorthand: ClassVar[str] = "retrieve"
+    kind: ClassVar[str] = "kv"
+    retriever: ClassVar[str] = "rekv_internal"
+
+    def __post_init__(self) -> None:
+        check_policy(self.positions)
+        for name, least in (("retrieve", 0), ("window", 1), ("recent", 0), ("max_blocks", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: must be at least {least}, not {getattr(self, name)}")
+        if self.sinks is not None and self.sinks < 0:
+            raise ValueError(f"sinks: must be 0 rows or more, not {self.sinks}")
+
+    def init(self, spec: ModelSpec, retriever: Any = None) -> ReKVState:
+        """Nothing seen; without a retriever, mean keys as published."""
+        retriever = MeanKeys() if retriever is None else retriever
+        window = KVCache(spec, block_rows=self._block_rows)
+        return ReKVState(KVCache(spec, block_rows=64), window, Shelf(), retriever, retriever.init(spec), -1)
+
+    @property
+    def _block_rows(self) -> int:
+        return min(4096, max(64, self.window // 4))
+
+    def read(self, state: ReKVState, spec: ModelSpec, *, query: bool) -> WindowContext:
+        """Frames see window and sinks, a question sinks and what it looks up."""
+        sinks = Past(state.sinks.snapshot(), state.sinks.table.view())
+        window = Past(state.window.snapshot(), state.window.table.view())
+        values = {
+            "num_sinks": max(state.num_sinks, 0),
+            "reach": self.window,
+            "next_row": state.window.table.stop,
+            "positions": resolve_policy(self.positions, spec.positions),
+        }
+        if not query:
+            return WindowContext(spec, sinks, window, **values)
+        library = Library(state.shelf, state.retriever, state.index, self.retrieve, self.recent)
+        return RecallContext(spec, sinks, window, library, **values)
+
+    def write(self, state: ReKVState, span: Span) -> ReKVState:
+        """Append to the window, seal every frame, forget what is beyond the bounds."""
+        first, num = state.window.table.stop, len(span.segment)
+        if state.num_sinks < 0:
+            prefix = int((span.segment.kind == Kind.PREFIX).sum())
+            state.num_sinks = prefix if self.sinks is None else self.sinks
+        early = min(max(state.num_sinks - first, 0), num)
+        if early:
+            state.sinks.append(span.cut(0, early))
+        state.window.append(span)
+        state.window.evict_before(state.window.table.stop - self.window)
+        grid = state.window.spec.grid
+        for start, stop in cut_blocks(span.segment, early, grid[0] * grid[1] + MARGIN):
+            block = Sealed.seal(span.layers, span.segment, start, stop, first)
+            embeds = span.segment.embeds[start:stop]
+            state.index = state.retriever.add(state.index, state.shelf.next_id, block, embeds)
+            state.shelf = state.shelf.add(block)
+        self._forget(state)
+        return state
+
+    def _forget(self, state: ReKVState) -> None:
+        """Drop the oldest blocks beyond the bound."""
+        if len(state.shelf) > self.max_blocks:
+            old = state.shelf.ids[: len(state.shelf) - self.max_blocks]
+            state.shelf, state.index = state.shelf.drop(old), state.retriever.drop(state.index, old)
+
+    def recall(self, state: ReKVState) -> tuple[VisualTokens | Segment, ...]:
+        """Nothing to run again."""
+        return ()
+
+    def num_bytes(self, state: ReKVState) -> int:
+        """Bytes of sinks, window, blocks and what they are found by."""
+        kept = state.sinks.num_bytes() + state.window.num_bytes() + state.shelf.num_bytes()
+        return kept + int(state.index.num_bytes())
+
+    def bound_bytes(self, spec: ModelSpec) -> int:
+        """Window and sinks with rotated keys, ``max_blocks`` frames, and their vectors."""
+        rows = self.window + self._block_rows + (spec.prefix_rows if self.sinks is None else self.sinks) + 64
+        table = (2 * 4096 + rows) * (21 + 8 * spec.position_rows)
+        near = rows * (spec.row_bytes * 3 // 2 + 8 * spec.layers) + table
+        per_block = spec.grid[0] * spec.grid[1] + MARGIN
+        block = per_block * (spec.row_bytes + 8 * spec.layers + 25 + 8 * spec.position_rows) + 40
+        vector = max(spec.layers * spec.kv_heads * spec.head_dim, spec.dim) * 4
+        return near + self.max_blocks * (block + 16) + (2 * self.max_blocks + 64) * vector
