@@ -33,6 +33,7 @@ class Weights:
     offline: bool
     dtype: str
     device: str
+    weights: str
 
 
 @clean
@@ -61,6 +62,7 @@ def ask(
     offline: options.Offline = False,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
+    weights: options.WeightsText = "full",
     max_tokens: options.MaxTokens = 128,
     temperature: options.Temperature = 0.0,
     top_p: options.TopP = 1.0,
@@ -93,7 +95,7 @@ def ask(
     if fps is None and not Path(source).is_dir():
         fps = FRAMES_PER_SECOND
     window = {"fps": fps, "start": start, "end": end, "realtime": realtime}
-    weights = Weights(model, revision, offline, dtype, device)
+    loading = Weights(model, revision, offline, dtype, device, weights)
     pace, kept = Governing(target_ms, keep_up), Keeping(state, resume, checkpoint_every)
     asks = _plan(questions or [], at or [], decoding, watching=bool(watch))
     drawing = _drawing(out, explain, explain_every, explain_most)
@@ -103,7 +105,7 @@ def ask(
         asks,
         window,
         running,
-        weights,
+        loading,
         kept=kept,
         explain=drawing,
         pace=pace,
@@ -247,6 +249,7 @@ def _again(
         ("revision", weights.revision, None),
         ("dtype", weights.dtype, "auto"),
         ("device", weights.device, "auto"),
+        ("weights", weights.weights, "full"),
     ):
         command += [] if value == default else [f"--{name}", str(value)]
     return shlex.join(command + (["--offline"] if weights.offline else []))
