@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from transformers import CONFIG_MAPPING
+from transformers import __version__ as TRANSFORMERS
 
 from headrace.backbones.adapter import Adapter
 from headrace.backbones.loading import Checkpoint, ModelError
 from headrace.protocols import Backbone
 
-__all__ = ["FAMILIES", "ModelError", "adopt", "load"]
+__all__ = ["FAMILIES", "TRANSFORMERS", "WEIGHTS", "ModelError", "adopt", "load"]
 
 WEIGHTS = ("full", "int8")
 

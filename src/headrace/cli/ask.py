@@ -87,8 +87,8 @@ def ask(
       headrace ask camera:0 --watch "say when there is a cut" --state porch, and after a crash --resume porch
     """
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
-    decoding: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
-    decoding["stop"] = tuple(stop or ())
+    decoding: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p}
+    decoding |= {"seed": seed, "stop": tuple(stop or ())}
     standing = Instructions(tuple(watch or ()), max_tokens)
     pipeline = standing.pipeline(pipeline) if resume is None else pipeline
     running = {"pipeline": pipeline, "settings": settings or (), "chunk_frames": chunk_frames, "memory_mb": memory_mb}
@@ -96,7 +96,7 @@ def ask(
         fps = FRAMES_PER_SECOND
     window = {"fps": fps, "start": start, "end": end, "realtime": realtime}
     loading = Weights(model, revision, offline, dtype, device, weights)
-    pace, kept = Governing(target_ms, keep_up), Keeping(state, resume, checkpoint_every)
+    kept = Keeping(state, resume, checkpoint_every)
     asks = _plan(questions or [], at or [], decoding, watching=bool(watch))
     drawing = _drawing(out, explain, explain_every, explain_most)
     _run(
@@ -108,7 +108,7 @@ def ask(
         loading,
         kept=kept,
         explain=drawing,
-        pace=pace,
+        pace=Governing(target_ms, keep_up),
         standing=standing,
     )
 

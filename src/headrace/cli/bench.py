@@ -184,15 +184,19 @@ def accuracy(
     found = summarise(ledger.rows, names, seeds, against=against.strip())
     for result in found:
         out.object("result", **result)
-    what = f"{model}, {level} level, {seeds} streams of {seconds:g} s"
-    what += "" if weights == "full" else f", {weights} weights"
-    what += f" with a cut every {cut_every:g} s" if cut_every else ""
+    what = _what(model if weights == "full" else f"{model} ({weights} weights)", setting, seeds)
     text = _accuracy_table(found, what, at, against)
     out.line(text)
     if readme is not None:
         replace_between(readme, "bench:accuracy", text)
     if picture is not None:
         draw(found, picture, title=f"{what}, {found[0]['questions']} questions")
+
+
+def _what(model: str, setting: Any, seeds: int) -> str:
+    """Say what was run."""
+    cut = f" with a cut every {setting.cut_s:g} s" if setting.cut_s else ""
+    return f"{model}, {setting.level} level, {seeds} streams of {setting.seconds:g} s{cut}"
 
 
 def _fill(out: Output, ledger: Ledger, engine: Engine, names: list[str], *, seeds: int) -> None:

@@ -22,22 +22,25 @@ def models(context: typer.Context, *, as_json: options.Json = False) -> None:
 
     Example: headrace models --json
     """
-    import transformers
+    from headrace.backbones import FAMILIES, TRANSFORMERS
 
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
-    rows = [{**row, "verified": f"{VERIFIED} (transformers {transformers.__version__})"} for row in _rows()]
+    rows = [{**row, "verified": f"{VERIFIED} (transformers {TRANSFORMERS})"} for row in _rows()]
     for row in rows:
         out.object("model", **row)
     if as_json:
         return
-    table = Table("family", "hub name", "tokens/frame", *PRESETS, box=None, header_style="bold", pad_edge=False)
+    table = Table("hub name", "tokens", "full", "window", "recent", box=None, header_style="bold", pad_edge=False)
+    table.columns[0].no_wrap = True
     for row in rows:
         costs = (f"{row['hour_bytes'][preset] / 2**20:,.0f} MiB" for preset in PRESETS)
-        table.add_row(row["family"], row["hub_name"], str(row["tokens_per_step"]), *costs)
+        table.add_row(row["hub_name"], str(row["tokens_per_step"]), *costs)
     out.console.print(table)
+    out.line(f"Families: {', '.join(FAMILIES)}. tokens: visual tokens of a step, before a compressor.")
+    out.line(f"full, window, recent: what {', '.join(PRESETS)} hold; --pipeline takes these names.")
     out.line("Bytes: the past after one hour at 1 frame per second in bf16, newlines and timestamps included;")
     out.line("a full past grows on and on, the others stay. nano is embedded and needs no download.")
-    out.line(f"Verified: {VERIFIED}, on transformers {transformers.__version__}.")
+    out.line(f"Verified: {VERIFIED}, on transformers {TRANSFORMERS}.")
 
 
 def _rows() -> list[dict[str, Any]]:
