@@ -96,7 +96,6 @@ def ask(
         fps = FRAMES_PER_SECOND
     window = {"fps": fps, "start": start, "end": end, "realtime": realtime}
     loading = Weights(model, revision, offline, dtype, device, weights)
-    kept = Keeping(state, resume, checkpoint_every)
     asks = _plan(questions or [], at or [], decoding, watching=bool(watch))
     drawing = _drawing(out, explain, explain_every, explain_most)
     _run(
@@ -106,7 +105,7 @@ def ask(
         window,
         running,
         loading,
-        kept=kept,
+        kept=Keeping(state, resume, checkpoint_every),
         explain=drawing,
         pace=Governing(target_ms, keep_up),
         standing=standing,

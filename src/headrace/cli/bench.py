@@ -184,17 +184,17 @@ def accuracy(
     found = summarise(ledger.rows, names, seeds, against=against.strip())
     for result in found:
         out.object("result", **result)
-    what = _what(model if weights == "full" else f"{model} ({weights} weights)", setting, seeds)
-    text = _accuracy_table(found, what, at, against)
-    out.line(text)
+    what = _what(model, weights, setting, seeds)
+    out.line(text := _accuracy_table(found, what, at, against))
     if readme is not None:
         replace_between(readme, "bench:accuracy", text)
     if picture is not None:
         draw(found, picture, title=f"{what}, {found[0]['questions']} questions")
 
 
-def _what(model: str, setting: Any, seeds: int) -> str:
+def _what(model: str, weights: str, setting: Any, seeds: int) -> str:
     """Say what was run."""
+    model = model if weights == "full" else f"{model} ({weights} weights)"
     cut = f" with a cut every {setting.cut_s:g} s" if setting.cut_s else ""
     return f"{model}, {setting.level} level, {seeds} streams of {setting.seconds:g} s{cut}"
 
