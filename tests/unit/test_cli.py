@@ -30,7 +30,8 @@ def test_version() -> None:
 
 
 def test_help_of_every_command_has_an_example() -> None:
-    for command in (["ask"], ["demo"], ["world"], ["methods"], ["doctor"], ["bench", "overhead"], ["train", "nano"]):
+    alone = (["ask"], ["demo"], ["world"], ["methods"], ["models"], ["doctor"])
+    for command in (*alone, ["bench", "overhead"], ["bench", "weights"], ["train", "nano"]):
         code, stdout, _ = run(*command, "--help")
         assert code == 0
         assert "Example" in stdout, command

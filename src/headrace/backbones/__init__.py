@@ -8,12 +8,15 @@ from typing import Any
 
 import torch
 from transformers import CONFIG_MAPPING
+from transformers import __version__ as TRANSFORMERS
 
 from headrace.backbones.adapter import Adapter
 from headrace.backbones.loading import Checkpoint, ModelError
 from headrace.protocols import Backbone
 
-__all__ = ["FAMILIES", "ModelError", "adopt", "load"]
+__all__ = ["FAMILIES", "TRANSFORMERS", "WEIGHTS", "ModelError", "adopt", "load"]
+
+WEIGHTS = ("full", "int8")
 
 # A family is a file that is called as transformers calls the model type; its module is imported when it is needed.
 FAMILIES = tuple(sorted(file.stem for file in Path(__file__).parent.glob("*.py") if file.stem in CONFIG_MAPPING))
@@ -26,6 +29,7 @@ def load(
     offline: bool = False,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    weights: str = "full",
 ) -> Backbone:
     """Load a model by hub name or folder.
 
@@ -35,14 +39,18 @@ def load(
         offline: Use only what is on this machine.
         dtype: Type of the weights, and of keys and values.
         device: Where they go.
+        weights: One of ``WEIGHTS``: ``full``, or ``int8`` for the decoder's matrices in a quarter of fp32's memory.
 
     Returns:
         The backbone, ready to serve any number of streams.
 
     Raises:
         ModelError: Not found, damaged, or of a family that is not supported.
+        ValueError: ``weights`` is unknown.
     """
-    checkpoint = Checkpoint(name, revision=revision, offline=offline)
+    if weights not in WEIGHTS:
+        raise ValueError(f"weights: {weights!r} is unknown; known: {', '.join(WEIGHTS)}")
+    checkpoint = Checkpoint(name, revision=revision, offline=offline, int8=weights == "int8")
     family = _adapter(checkpoint.config().model_type, name)
     try:
         backbone: Backbone = family.load(checkpoint, dtype=dtype, device=torch.device(device))

@@ -6,7 +6,7 @@ A family's file says what is its own: its tower, how visual tokens are pooled, a
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
@@ -192,6 +192,10 @@ class Adapter:
     def logits(self, h: Tensor) -> Tensor:
         """Score the vocabulary."""
         return self._model.lm_head(h)  # type: ignore[no-any-return]
+
+    def parameters(self) -> Iterator[Tensor]:
+        """All weights, tied ones once."""
+        yield from self._model.parameters()
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Turn ids into text."""

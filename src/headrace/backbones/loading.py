@@ -14,6 +14,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import cached_file
 
+from headrace.backbones.int8 import quantise
+
 
 class ModelError(ValueError):
     """A model that cannot be loaded; one line that names it and says what would be right."""
@@ -27,11 +29,13 @@ class Checkpoint:
         name: Hub name or folder.
         revision: Branch, tag or commit on the hub, None for the default.
         offline: Use only what is on this machine.
+        int8: Hold the decoder's matrices as int8.
     """
 
     name: str
     revision: str | None = None
     offline: bool = False
+    int8: bool = False
 
     @property
     def is_folder(self) -> bool:
@@ -85,7 +89,7 @@ class Checkpoint:
             raise ModelError(f"model {self.name!r}: no usable tokenizer: {_first_line(error)}") from None
 
     def weights(self, model_class: Any, *, dtype: torch.dtype, device: torch.device) -> Any:
-        """Load the weights in ``dtype`` onto ``device``, ready to serve.
+        """Load the weights in ``dtype`` onto ``device``, ready to serve; the decoder's in int8 where that is asked for.
 
         Raises:
             ModelError: They are missing, damaged, or not safetensors.
@@ -105,6 +109,8 @@ class Checkpoint:
         if info["missing_keys"] or info["mismatched_keys"]:
             missing = sorted(info["missing_keys"]) + [str(key) for key in info["mismatched_keys"]]
             raise ModelError(f"model {self.name!r}: {len(missing)} weights are missing or misshapen, e.g. {missing[0]}")
+        if self.int8:
+            quantise(model)
         return model.to(device).eval().requires_grad_(False)
 
 

@@ -1,4 +1,4 @@
-"""Does a compressed video change the answers? The same stream as exact pixels and as an H.264 file, side by side."""
+"""Does a compressed video, or another form of the weights, change the answers? Two streams side by side."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Agreement:
         share: Share of the questions with equal answers.
         num: Questions.
         by_kind: The share per kind.
-        right: Share of right answers on exact pixels, and on the file.
+        right: Share of right answers of the first stream, and of the second.
     """
 
     pipeline: str
@@ -32,15 +32,24 @@ class Agreement:
 
 
 def agreement(
-    engine: Engine, text: str, *, seeds: int, setting: Setting, progress: Callable[[], None] = lambda: None
+    engine: Engine,
+    text: str,
+    *,
+    seeds: int,
+    setting: Setting,
+    other: Engine | None = None,
+    progress: Callable[[], None] = lambda: None,
 ) -> Agreement:
     """Ask the same questions over exact pixels and over an H.264 file that ``headrace world`` would write.
+
+    With ``other``, both streams see exact pixels, and the second is that engine's.
 
     Args:
         engine: The model.
         text: The pipeline.
         seeds: Streams.
         setting: Level, length and moments of asking.
+        other: Another engine, None to compare exact pixels with H.264.
         progress: Called after every frame.
 
     Raises:
@@ -51,17 +60,17 @@ def agreement(
     hits = [0, 0]
     for seed in range(seeds):
         world, num = World(FIRST_SEED + seed, LEVELS[setting.level]), int(setting.seconds * TICKS_PER_SECOND)
-        with engine.open(pipeline) as one, engine.open(pipeline) as other:
-            pairs = zip(frames(world, num, h264=False), frames(world, num, h264=True), strict=True)
+        with engine.open(pipeline) as one, (other or engine).open(pipeline) as second:
+            pairs = zip(frames(world, num, h264=False), frames(world, num, h264=other is None), strict=True)
             for clean, coded in pairs:
                 one.push(clean)
-                other.push(coded)
+                second.push(coded)
                 progress()
                 if (clean.index + 1) % step:
                     continue
                 for question in asked(world, clean.index, setting):
                     query = Query(question.text, max_tokens=MAX_TOKENS, evidence=0)
-                    told = [normalise(stream.ask(query).text) for stream in (one, other)]
+                    told = [normalise(stream.ask(query).text) for stream in (one, second)]
                     same[question.kind].append(told[0] == told[1])
                     for number, words in enumerate(told):
                         hits[number] += words == normalise(question.answer)

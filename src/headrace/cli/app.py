@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import headrace
-from headrace.cli import ask, bench, demo, doctor, methods, train, world
+from headrace.cli import ask, bench, demo, doctor, methods, models, train, world
 
 SPINS = "1000"  # how long idle threads of a CPU build wait in a loop; on a busy machine the default stalls all of them
 
@@ -26,6 +26,7 @@ app.command("demo")(demo.demo)
 app.command("ask")(ask.ask)
 app.command("world")(world.world)
 app.command("methods")(methods.methods)
+app.command("models")(models.models)
 app.command("doctor")(doctor.doctor)
 app.add_typer(bench.app, name="bench")
 app.add_typer(train.app, name="train")

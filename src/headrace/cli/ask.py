@@ -33,6 +33,7 @@ class Weights:
     offline: bool
     dtype: str
     device: str
+    weights: str
 
 
 @clean
@@ -61,6 +62,7 @@ def ask(
     offline: options.Offline = False,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
+    weights: options.WeightsText = "full",
     max_tokens: options.MaxTokens = 128,
     temperature: options.Temperature = 0.0,
     top_p: options.TopP = 1.0,
@@ -85,16 +87,15 @@ def ask(
       headrace ask camera:0 --watch "say when there is a cut" --state porch, and after a crash --resume porch
     """
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
-    decoding: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
-    decoding["stop"] = tuple(stop or ())
+    decoding: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p}
+    decoding |= {"seed": seed, "stop": tuple(stop or ())}
     standing = Instructions(tuple(watch or ()), max_tokens)
     pipeline = standing.pipeline(pipeline) if resume is None else pipeline
     running = {"pipeline": pipeline, "settings": settings or (), "chunk_frames": chunk_frames, "memory_mb": memory_mb}
     if fps is None and not Path(source).is_dir():
         fps = FRAMES_PER_SECOND
     window = {"fps": fps, "start": start, "end": end, "realtime": realtime}
-    weights = Weights(model, revision, offline, dtype, device)
-    pace, kept = Governing(target_ms, keep_up), Keeping(state, resume, checkpoint_every)
+    loading = Weights(model, revision, offline, dtype, device, weights)
     asks = _plan(questions or [], at or [], decoding, watching=bool(watch))
     drawing = _drawing(out, explain, explain_every, explain_most)
     _run(
@@ -103,10 +104,10 @@ def ask(
         asks,
         window,
         running,
-        weights,
-        kept=kept,
+        loading,
+        kept=Keeping(state, resume, checkpoint_every),
         explain=drawing,
-        pace=pace,
+        pace=Governing(target_ms, keep_up),
         standing=standing,
     )
 
@@ -247,6 +248,7 @@ def _again(
         ("revision", weights.revision, None),
         ("dtype", weights.dtype, "auto"),
         ("device", weights.device, "auto"),
+        ("weights", weights.weights, "full"),
     ):
         command += [] if value == default else [f"--{name}", str(value)]
     return shlex.join(command + (["--offline"] if weights.offline else []))

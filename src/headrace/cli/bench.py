@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.cli import latency, options, recall, soak
+from headrace.cli import latency, narrow, options, recall, soak
 from headrace.cli.failing import clean, fail
 from headrace.cli.output import Output
 
@@ -26,6 +26,7 @@ app = typer.Typer(no_args_is_help=True, help="Measure the engine.")
 app.command("latency")(latency.latency)
 app.command("soak")(soak.soak)
 app.command("recall")(recall.recall)
+app.command("weights")(narrow.weights)
 
 
 def _drawable(path: Path | None) -> Path | None:
@@ -100,6 +101,7 @@ def agreement(
     every: Annotated[float, typer.Option(help="Seconds between moments of asking.")] = 4.0,
     model: options.Model = "nano",
     device: options.Device = "auto",
+    weights: options.WeightsText = "full",
     as_json: options.Json = False,
 ) -> None:
     """Ask the same questions over exact pixels and over an H.264 file, and count equal answers.
@@ -112,7 +114,7 @@ def agreement(
 
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
     setting = Setting(level=level, seconds=seconds, every_s=every)
-    engine = load(model, device=device)
+    engine = load(model, device=device, weights=weights)
     with out.progress("exact pixels beside H.264", seeds * int(seconds * 2)) as move:
         found = compare(engine, pipeline, seeds=seeds, setting=setting, progress=move)
     out.object("agreement", **asdict(found))
@@ -148,6 +150,7 @@ def accuracy(
     model: options.Model = "nano",
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
+    weights: options.WeightsText = "full",
     save: Annotated[Path | None, typer.Option(help="JSON-lines file to keep rows in; a re-run goes on.")] = None,
     readme: Annotated[Path | None, typer.Option(help="Rebuild the table in this Markdown file.")] = None,
     picture: Annotated[
@@ -174,21 +177,26 @@ def accuracy(
         level=level, seconds=seconds, every_s=every, h264=not exact, watches=watches, cut_s=cut_every, kinds=kinds
     )
     names = list(dict.fromkeys(name.strip() for name in (*pipelines.split(","), against) if name.strip()))
-    engine = load(model, dtype=dtype, device=device)
+    engine = load(model, dtype=dtype, device=device, weights=weights)
     spec, at = engine.backbone.spec, machine()
     ledger = Ledger(save, spec.fingerprint, setting, place(at, spec.device))
     _fill(out, ledger, engine, names, seeds=seeds)
     found = summarise(ledger.rows, names, seeds, against=against.strip())
     for result in found:
         out.object("result", **result)
-    what = f"{model}, {level} level, {seeds} streams of {seconds:g} s"
-    what += f" with a cut every {cut_every:g} s" if cut_every else ""
-    text = _accuracy_table(found, what, at, against)
-    out.line(text)
+    what = _what(model, weights, setting, seeds)
+    out.line(text := _accuracy_table(found, what, at, against))
     if readme is not None:
         replace_between(readme, "bench:accuracy", text)
     if picture is not None:
         draw(found, picture, title=f"{what}, {found[0]['questions']} questions")
+
+
+def _what(model: str, weights: str, setting: Any, seeds: int) -> str:
+    """Say what was run."""
+    model = model if weights == "full" else f"{model} ({weights} weights)"
+    cut = f" with a cut every {setting.cut_s:g} s" if setting.cut_s else ""
+    return f"{model}, {setting.level} level, {seeds} streams of {setting.seconds:g} s{cut}"
 
 
 def _fill(out: Output, ledger: Ledger, engine: Engine, names: list[str], *, seeds: int) -> None:

@@ -30,6 +30,7 @@ def demo(
     target_ms: options.TargetMs = None,
     keep_up: options.KeepUp = False,
     model: options.Model = "nano",
+    weights: options.WeightsText = "full",
     as_json: options.Json = False,
 ) -> None:
     """Watch a synthetic stream and answer questions whose true answers are known.
@@ -44,7 +45,7 @@ def demo(
     out, pace = Output(as_json=as_json, verbosity=context.obj.verbosity), Governing(target_ms, keep_up)
     with video.open(f"world:{seed},seconds={seconds:g}") as source:
         judge = Judge(out, instruction(World(seed), int(seconds * TICKS_PER_SECOND)))
-        engine = load(model)
+        engine = load(model, weights=weights)
         stream = engine.open(judge.instructions.pipeline(pipeline), settings=settings or ())
         judge.instructions.give(stream)
         out.object("start", source=source.name, model=model, pipeline=str(stream.pipeline))

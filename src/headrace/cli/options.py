@@ -20,6 +20,12 @@ Revision = Annotated[
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Use only what is on this machine.", rich_help_panel=MODEL)]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=MODEL)]
+WeightsText = Annotated[
+    str,
+    typer.Option(
+        "--weights", help="full, or int8: the decoder's matrices as int8, for small machines.", rich_help_panel=MODEL
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...", rich_help_panel=MODEL)]
 
 PipelineText = Annotated[

@@ -38,6 +38,7 @@ def recall(
     model: options.Model = "nano",
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
+    weights: options.WeightsText = "full",
     save: Annotated[Path | None, typer.Option(help="JSON-lines file to keep rows in; a re-run goes on.")] = None,
     readme: Annotated[Path | None, typer.Option(help="Rebuild the table in this Markdown file.")] = None,
     as_json: options.Json = False,
@@ -57,7 +58,7 @@ def recall(
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
     setting = Setting(ages=_ages(ages), level=level, memory_mb=memory_mb)
     names = list(dict.fromkeys(name.strip() for name in pipelines.split(",") if name.strip()))
-    engine = load(model, dtype=dtype, device=device)
+    engine = load(model, dtype=dtype, device=device, weights=weights)
     rows = Rows(save, engine.backbone.spec.fingerprint, setting)
     _fill(out, rows, engine, names, streams, setting)
     found = summarise(rows.rows, names, streams, setting)

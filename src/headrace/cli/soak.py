@@ -33,6 +33,7 @@ def soak(
     model: options.Model = "nano",
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
+    weights: options.WeightsText = "full",
     save: Annotated[Path | None, typer.Option(help="JSON file for the result; partial ones are written too.")] = None,
     as_json: options.Json = False,
 ) -> None:
@@ -56,7 +57,7 @@ def soak(
     )
     if checkpoint_every is not None and state is None:
         raise ValueError("--checkpoint-every: goes with --state FOLDER, which is missing")
-    engine = load(model, dtype=dtype, device=device)
+    engine = load(model, dtype=dtype, device=device, weights=weights)
     pace, soaked = Pace(out, frames), bench.Soaked(setting)
     known: dict[str, Any] = {"bench": "soak", "pipeline": str(running), "model": model, "machine": machine()}
 

@@ -76,6 +76,7 @@ def load(
     offline: bool = False,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "auto",
+    weights: str = "full",
 ) -> Engine:
     """Load a model and make an engine of it.
 
@@ -86,15 +87,15 @@ def load(
         dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``. Auto is bf16 on an accelerator and on processors with
             bf16 matrix units, fp32 elsewhere and for ``nano``.
         device: ``auto``, or a torch device. Auto takes an accelerator if there is one.
+        weights: ``full``, or ``int8``: the decoder's matrices as int8, for small machines.
 
     Raises:
         ValueError: A name is wrong, or the model cannot be loaded.
     """
     place = choose_device(device)
     name = str(Path(__file__).parents[1] / "weights" / NANO) if model == NANO else model
-    return Engine(
-        backbones.load(name, revision=revision, offline=offline, dtype=choose_dtype(dtype, place, model), device=place)
-    )
+    kind = choose_dtype(dtype, place, model)
+    return Engine(backbones.load(name, revision=revision, offline=offline, dtype=kind, device=place, weights=weights))
 
 
 def _bytes(memory_mb: float | None) -> int | None:

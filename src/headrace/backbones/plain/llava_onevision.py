@@ -127,6 +127,11 @@ def tiny_config(vocab_size: int, *, clip: str = "video", **text: Any) -> LlavaOn
     )
 
 
+HUB = {
+    "llava-onevision-0.5b": "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
+    "llava-onevision-7b": "llava-hf/llava-onevision-qwen2-7b-ov-hf",
+}
+
 SHAPES: dict[str, dict[str, Any]] = {
     "llava-onevision-0.5b": {
         "hidden_size": 896,

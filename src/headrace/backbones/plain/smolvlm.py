@@ -21,6 +21,12 @@ SPECIAL_TOKENS = (PAD, UNKNOWN, "<|im_start|>", "<end_of_utterance>", FAKE, GLOB
 # transformers' intro without what a stream cannot know: the number of frames, and how long they last
 INTRO = "You are provided the following series of frames from a video.\n"
 
+HUB = {
+    "smolvlm2-256m": "HuggingFaceTB/SmolVLM2-256M-Video-Instruct",
+    "smolvlm2-500m": "HuggingFaceTB/SmolVLM2-500M-Video-Instruct",
+    "smolvlm2-2.2b": "HuggingFaceTB/SmolVLM2-2.2B-Instruct",
+}
+
 SHAPES: dict[str, dict[str, Any]] = {
     "smolvlm2-256m": {
         "text": {

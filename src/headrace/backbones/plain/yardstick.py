@@ -27,11 +27,13 @@ class Yardstick(Protocol):
     Attributes:
         MODEL: transformers' class of the whole model.
         SHAPES: Names of released sizes, and what ``shape_config`` needs to build them.
+        HUB: Hub name of the released checkpoint of every shape.
         PIXELS: The argument of transformers' forward that takes pixels.
     """
 
     MODEL: Any
     SHAPES: dict[str, Any]
+    HUB: dict[str, str]
     PIXELS: str
 
     def tokenizer(self, words: Sequence[str]) -> PreTrainedTokenizerFast:
