@@ -19,6 +19,7 @@ from headrace.bench import latency, ratios, record, space
 from headrace.bench.latency import DENSE, TRANSFORMERS, Bench, Run, Setting
 from headrace.bench.products import Counting, Floor, Product, decoder, flops
 from headrace.cli import app
+from headrace.ops import blocked
 from headrace.types import Frame
 from headrace.video.world import World
 
@@ -141,6 +142,7 @@ def test_products_are_counted() -> None:
         torch.randn(2, 7, 3) @ torch.randn(2, 3, 4)
         conv(torch.randn(2, 3, 8, 12))
         torch.nn.functional.scaled_dot_product_attention(q, k, k)
+        blocked.attend(q[0], k[0], k[0], 0.3)
     assert found.products == {
         Product(1, 14, 3, 4): 1,
         Product(1, 7, 3, 2): 1,
@@ -148,6 +150,8 @@ def test_products_are_counted() -> None:
         Product(1, 12, 48, 5): 1,
         Product(8, 6, 8, 9): 1,
         Product(8, 6, 9, 8): 1,
+        Product(1, 6, 8, 9): 4,
+        Product(1, 6, 9, 8): 4,
     }
     assert flops({Product(2, 3, 4, 5): 10}) == 2 * 2 * 3 * 4 * 5 * 10
 

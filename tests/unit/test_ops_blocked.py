@@ -128,3 +128,13 @@ def test_tiles_keep_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     assert not blocked._processor.__wrapped__()
+
+
+def test_what_the_kernel_attends_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row is too little work for products, however long the past; a frame's rows are not."""
+    monkeypatch.setattr(blocked, "_processor", lambda: True)
+    keys = torch.empty(4, 5000, 128, dtype=torch.bfloat16)
+    group = KeyGroup(keys, keys)
+    assert attention._pieces(random(28, 1, 128, seed=1), group, None) == [group]
+    pieces = attention._pieces(random(28, 64, 128, seed=1), group, None)
+    assert [len(piece.keys[0]) for piece in pieces] == [2048, 2048, 904]

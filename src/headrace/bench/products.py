@@ -77,6 +77,9 @@ def _products(name: str, args: Sequence[Any], out: Any) -> list[Product]:
     if name == "convolution":
         weight = args[1]
         return [Product(1, out.numel() // weight.shape[0], weight[0].numel(), weight.shape[0])]
+    if name == "_linear_pointwise":
+        (n, k), num = args[1].shape, args[0].numel()
+        return [Product(1, num // k, k, n)]
     if name.startswith("_scaled_dot_product"):
         (batch, heads, rows, width), num = args[0].shape, args[1].shape[2]
         return [Product(batch * heads, rows, width, num), Product(batch * heads, rows, num, width)]

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.cli import latency, narrow, options, recall, soak
+from headrace.cli import attention, latency, narrow, options, recall, soak
 from headrace.cli.failing import clean, fail
 from headrace.cli.output import Output
 
 if TYPE_CHECKING:
+    from headrace.bench.accuracy import Setting
     from headrace.bench.ledger import Ledger
     from headrace.engine import Engine
 
@@ -27,6 +28,7 @@ app.command("latency")(latency.latency)
 app.command("soak")(soak.soak)
 app.command("recall")(recall.recall)
 app.command("weights")(narrow.weights)
+app.command("attention")(attention.attention)
 
 
 def _drawable(path: Path | None) -> Path | None:
@@ -164,7 +166,7 @@ def accuracy(
     Example: headrace bench accuracy --pipelines dense,recent:4,uniform:0.3 --seeds 2
     """
     from headrace.bench.accuracy import Setting
-    from headrace.bench.ledger import Ledger, place, summarise
+    from headrace.bench.ledger import summarise
     from headrace.bench.machine import machine
     from headrace.bench.picture import draw
     from headrace.bench.table import check_marks, replace_between
@@ -178,8 +180,7 @@ def accuracy(
     )
     names = list(dict.fromkeys(name.strip() for name in (*pipelines.split(","), against) if name.strip()))
     engine = load(model, dtype=dtype, device=device, weights=weights)
-    spec, at = engine.backbone.spec, machine()
-    ledger = Ledger(save, spec.fingerprint, setting, place(at, spec.device))
+    ledger, at = _ledger(save, engine, setting), machine()
     _fill(out, ledger, engine, names, seeds=seeds)
     found = summarise(ledger.rows, names, seeds, against=against.strip())
     for result in found:
@@ -197,6 +198,15 @@ def _what(model: str, weights: str, setting: Any, seeds: int) -> str:
     model = model if weights == "full" else f"{model} ({weights} weights)"
     cut = f" with a cut every {setting.cut_s:g} s" if setting.cut_s else ""
     return f"{model}, {setting.level} level, {seeds} streams of {setting.seconds:g} s{cut}"
+
+
+def _ledger(save: Path | None, engine: Engine, setting: Setting) -> Ledger:
+    """Open the rows of this model, setting and place."""
+    from headrace.bench.ledger import Ledger, place
+    from headrace.bench.machine import machine
+
+    spec = engine.backbone.spec
+    return Ledger(save, spec.fingerprint, setting, place(machine(), spec.device))
 
 
 def _fill(out: Output, ledger: Ledger, engine: Engine, names: list[str], *, seeds: int) -> None:

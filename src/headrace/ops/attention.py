@@ -38,23 +38,26 @@ class KeyGroup:
     q: Tensor | None = None
 
 
-def joint_attention(q: Tensor, groups: Sequence[KeyGroup], *, scale: float) -> Tensor:
+def joint_attention(q: Tensor, groups: Sequence[KeyGroup], *, scale: float, products: bool | None = None) -> Tensor:
     """Attend to all groups under one softmax.
 
     Args:
         q: (H, T, D) queries, rotated like the keys (a group may bring its own).
         groups: At least one; every query sees at least one key of one group.
         scale: Factor on the logits.
+        products: Attend by plain products, or by the fused kernel; None takes the faster one, group by group.
 
     Returns:
         (H, T, D) in the type of ``q``.
     """
-    return joint_attention_lse(q, groups, scale=scale)[0]
+    return joint_attention_lse(q, groups, scale=scale, products=products)[0]
 
 
-def joint_attention_lse(q: Tensor, groups: Sequence[KeyGroup], *, scale: float) -> tuple[Tensor, Tensor]:
+def joint_attention_lse(
+    q: Tensor, groups: Sequence[KeyGroup], *, scale: float, products: bool | None = None
+) -> tuple[Tensor, Tensor]:
     """Attend as ``joint_attention``; also returns the (H, T) log-sum-exp over all groups, for ``key_mass``."""
-    parts = [_attend(q, piece, scale) for group in groups for piece in _pieces(q, group)]
+    parts = [_attend(q, piece, scale, products) for group in groups for piece in _pieces(q, group, products)]
     out, lse = parts[0]
     if len(parts) == 1:
         return out.to(q.dtype), lse
@@ -91,20 +94,27 @@ def key_mass(q: Tensor, group: KeyGroup, lse: Tensor, *, scale: float) -> Tensor
     return torch.exp(logits - lse.unsqueeze(-1)).sum(dim=1)
 
 
-def _pieces(q: Tensor, group: KeyGroup) -> list[KeyGroup]:
+def _by_products(q: Tensor, group: KeyGroup, wanted: bool | None) -> bool:
+    """Choose the way a group is attended; masks are for neither of the two."""
+    if group.mask is not None:
+        return False
+    return blocked.pays(q, min(group.keys.shape[1], blocked.KEYS)) if wanted is None else wanted
+
+
+def _pieces(q: Tensor, group: KeyGroup, products: bool | None) -> list[KeyGroup]:
     """Cut a group to as many keys as plain products take at a time; an empty one has no pieces."""
     num = group.keys.shape[1]
-    if num <= blocked.KEYS or group.causal or group.mask is not None or not blocked.pays(q, blocked.KEYS):
+    if num <= blocked.KEYS or group.causal or not _by_products(q, group, products):
         return [group] if num else []
     pairs = zip(group.keys.split(blocked.KEYS, 1), group.values.split(blocked.KEYS, 1), strict=True)
     return [KeyGroup(keys, values, q=group.q) for keys, values in pairs]
 
 
-def _attend(q: Tensor, group: KeyGroup, scale: float) -> tuple[Tensor, Tensor]:
+def _attend(q: Tensor, group: KeyGroup, scale: float, products: bool | None) -> tuple[Tensor, Tensor]:
     """Attend to one group: (H, T, D) outputs, perhaps not rounded yet, and (H, T) fp32 log-sum-exp of the logits."""
     q = q if group.q is None else group.q
     heads, rows, width = q.shape
-    if group.mask is None and blocked.pays(q, group.keys.shape[1]):
+    if _by_products(q, group, products):
         work = blocked.attend_causally if group.causal and rows > 1 else blocked.attend
         return work(q, group.keys, group.values, scale)
     kv_heads = group.keys.shape[0]
