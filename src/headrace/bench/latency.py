@@ -111,20 +111,21 @@ class Timed:
         """As the backbone."""
         return self._time("pixels", partial(self._inner.pixels, frames))  # type: ignore[no-any-return]
 
-    def project(self, h: Tensor, frames: Sequence[Frame]) -> VisualTokens:
+    def project(self, h: Tensor, frames: Sequence[Frame], taps: Sequence[Tensor] = ()) -> VisualTokens:
         """As the backbone."""
         if self.counting:
             with Counting() as found:
-                tokens: VisualTokens = self._inner.project(h, frames)
+                tokens: VisualTokens = self._inner.project(h, frames, taps)
             self.products = found.products
             return tokens
-        tokens = self._time("project", partial(self._inner.project, h, frames))
+        tokens = self._time("project", partial(self._inner.project, h, frames, taps))
         self.projected = tokens.features
         return tokens
 
     def vision(self, px: Tensor, frames: Sequence[Frame]) -> VisualTokens:
         """As the backbone, in parts."""
-        return self.project(run_tower(self._inner.blocks(), self._inner.patches(px)), frames)
+        h, taps = run_tower(self._inner.blocks(), self._inner.patches(px), self._inner.spec.taps)
+        return self.project(h, frames, taps)
 
     def _time(self, name: str, work: Callable[[], Any]) -> Any:
         start = time.perf_counter()

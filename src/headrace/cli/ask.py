@@ -179,7 +179,7 @@ def _run(
         standing.give(stream)
         out.object("start", source=opened.name, model=engine.backbone.spec.name, pipeline=str(stream.pipeline))
         answered, title = _telling(out), f"{opened.name}   {weights.model}"
-        drawn = contextlib.nullcontext() if explain is None else explain(engine, stream, title)
+        drawn = contextlib.nullcontext() if explain is None else explain(stream, title)
         with drawn, pace.of(stream, opened, out) as taker:
             result = watch(stream, opened, asks, out, answered=answered, stepped=out.report, through=taker)
         folder = state or (Path("headrace-stream") if result.interrupted else None)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headrace.types import Cursor, Frame, ModelSpec
+from headrace.types import Cursor, Frame, ModelSpec, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,7 @@ class StreamState:
         num_tokens_kept: Visual tokens after compression, over the whole stream.
         watching: Standing instructions, oldest first.
         num_watches: Standing instructions given so far, those taken back included.
+        view: How the stream looks through the model.
     """
 
     encoder: Any
@@ -63,6 +64,7 @@ class StreamState:
     num_tokens_kept: int = 0
     watching: tuple[Standing, ...] = ()
     num_watches: int = 0
+    view: View = field(default_factory=View)
 
 
 def fork(value: Any) -> Any:
