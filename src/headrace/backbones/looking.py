@@ -75,15 +75,18 @@ def most_tokens(*, unit: int, least: int, most: int) -> int:
     return math.floor(max(shrunk, (short + 1) * (long + 1)))
 
 
-def read_edges(settings: dict[str, Any], *, default: dict[str, int]) -> tuple[int, int]:
+def read_edges(settings: dict[str, Any]) -> tuple[int, int]:
     """Read the least and the most pixels a processor file allows; old files call them otherwise.
+
+    Args:
+        settings: Of the file, with the family's ``size`` where it has none.
 
     Raises:
         ValueError: They are no numbers of pixels.
     """
-    size = {**default, **(settings.get("size") or {})}
-    least = settings.get("min_pixels") or size["shortest_edge"]
-    most = settings.get("max_pixels") or size["longest_edge"]
+    size = settings["size"]
+    least = settings.get("min_pixels") or size.get("shortest_edge")
+    most = settings.get("max_pixels") or size.get("longest_edge")
     if not (isinstance(least, int) and isinstance(most, int) and 0 < least <= most):
         raise ValueError(f"size: from {least} to {most} pixels in the processor file is no range")
     return least, most

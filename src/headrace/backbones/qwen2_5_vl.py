@@ -2,8 +2,8 @@
 
 Model: arXiv 2502.13923. A pair of frames is one temporal step. Most layers of the tower attend within windows, a few
 over the whole step; four patches become one token. A clip's tokens follow each other without separators; every token
-has a position in time, row and column, and time counts seconds from the clip's start. Text ends a clip; the frames after
-it begin another.
+has a position in time, row and column, and time counts seconds from the clip's start. Text ends a clip; frames that
+come after it begin another.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Qwen25VL(QwenVL):
         super().__init__(model, tokenizer, pictures, name=name, rope="chunked")
 
     def _least(self) -> int:
-        return read_edges(self._pictures.settings, default=DEFAULTS["size"])[0]
+        return read_edges(self._pictures.settings)[0]
 
     def _plan_for(self, grid: tuple[int, int]) -> Plan:
         window = self._model.config.vision_config.window_size // MERGE // self._patch
@@ -87,7 +87,7 @@ class Qwen25VL(QwenVL):
         Steps that come evenly are counted and multiplied in fp32, as transformers does, which is not always what the
         seconds themselves round down to.
         """
-        rate = self._model.config.vision_config.tokens_per_second
+        rate = int(self._model.config.vision_config.tokens_per_second)
         passed = max(0.0, time_s - start_s)
         steps = passed / step_s if step_s else 0.0
         if abs(steps - round(steps)) < EVEN:

@@ -65,7 +65,8 @@ class Qwen3VL(QwenVL):
         super()._look(view)
 
     def _least(self) -> int:
-        return self._unit**2  # the processor's least is for a whole video
+        least: int = self._unit**2
+        return least  # the processor's least is for a whole video
 
     def _fit(self, height: int, width: int, least: int, most: int) -> tuple[int, int]:
         """A side that is shorter than a token is brought to a token's first."""

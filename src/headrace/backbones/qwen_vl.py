@@ -1,7 +1,7 @@
 """What Qwen2.5-VL and Qwen3-VL share: pairs of frames, any size of picture, and positions on three axes.
 
-A stream's size is fixed by its first frame (``backbones/looking.py``), so what depends on it (where patches stand, which
-windows there are) belongs to a light sibling of the adapter that shares all weights.
+A stream's size is fixed by its first frame (``backbones/looking.py``), so what depends on it (where patches stand,
+which windows there are) belongs to a light sibling of the adapter that shares all weights.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class QwenVL(Adapter):
         if view.size is not None:
             return view
         least, most = self._range(view)
-        return replace(view, size=self._fit(*frame.image.shape[:2], least, most))
+        return replace(view, size=self._fit(frame.image.shape[0], frame.image.shape[1], least, most))
 
     def at(self, view: View) -> Self:
         """Look through another view, on the same weights."""

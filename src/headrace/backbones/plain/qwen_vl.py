@@ -87,7 +87,7 @@ def conversation(
 
 
 def refill_tower(model: Any) -> None:
-    """Fill the tower's rotary frequencies of a model that was built without values, and a norm that is called otherwise."""
+    """Fill what a tower that was built without values lacks: rotary frequencies, and a norm that is named otherwise."""
     tower = model.model.visual
     rotary = tower.rotary_pos_emb
     fresh = type(rotary)(model.config.vision_config)
