@@ -50,6 +50,8 @@ def ask(
     settings: options.Settings = None,
     chunk_frames: options.ChunkFrames = 1,
     memory_mb: options.MemoryMb = None,
+    max_pixels: options.MaxPixels = None,
+    prompt: options.Prompt = "trained",
     target_ms: options.TargetMs = None,
     keep_up: options.KeepUp = False,
     state: options.State = None,
@@ -86,6 +88,7 @@ def ask(
     standing = Instructions(tuple(watch or ()), max_tokens)
     pipeline = standing.pipeline(pipeline) if resume is None else pipeline
     running = {"pipeline": pipeline, "settings": settings or (), "chunk_frames": chunk_frames, "memory_mb": memory_mb}
+    running |= {"max_pixels": max_pixels, "prompt": prompt}
     if fps is None and not Path(source).is_dir():
         fps = FRAMES_PER_SECOND
     window = {"fps": fps, "start": start, "end": end, "realtime": realtime}
@@ -224,6 +227,8 @@ def _check_running(running: dict[str, Any], resume: Path | None) -> None:
         1,
     ):
         raise ValueError("--resume: goes on with the saved pipeline; leave out --pipeline, --set and --chunk-frames")
+    if resume is not None and (running["max_pixels"], running["prompt"]) != (None, "trained"):
+        raise ValueError("--resume: goes on as the stream looked at its frames; leave out --max-pixels and --prompt")
 
 
 def _again(

@@ -79,7 +79,7 @@ def tiny_config(vocab_size: int) -> Qwen3VLConfig:
         text={
             "vocab_size": vocab_size,
             "hidden_size": 32,
-            "intermediate_size": 48,
+            "intermediate_size": 64,
             "num_hidden_layers": 3,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
