@@ -18,7 +18,6 @@ from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from headrace.backbones.adapter import visual_rows
-from headrace.backbones.looking import read_edges
 from headrace.backbones.pictures import Pictures
 from headrace.backbones.qwen_tower import MERGE, Plan, QwenBlock, make_plan, open_blocks, sort_groups, sort_rows
 from headrace.backbones.qwen_vl import QwenVL
@@ -44,9 +43,6 @@ class Qwen25VL(QwenVL):
 
     def __init__(self, model: Any, tokenizer: Any, pictures: Pictures, *, name: str) -> None:
         super().__init__(model, tokenizer, pictures, name=name, rope="chunked")
-
-    def _least(self) -> int:
-        return read_edges(self._pictures.settings)[0]
 
     def _plan_for(self, grid: tuple[int, int]) -> Plan:
         window = self._model.config.vision_config.window_size // MERGE // self._patch

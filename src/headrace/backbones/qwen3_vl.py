@@ -26,6 +26,7 @@ from headrace.types import Cursor, Frame, Kind, Segment, View, VisualTokens, joi
 LONGEST = "<1000000.0 seconds>"  # of all timestamps of a stream that runs for eleven days
 
 DEFAULTS: dict[str, Any] = {
+    "size": {"shortest_edge": 128 * 32 * 32, "longest_edge": 768 * 32 * 32},  # of a whole video
     "image_mean": [0.5, 0.5, 0.5],
     "image_std": [0.5, 0.5, 0.5],
     "resample": 3,
@@ -63,10 +64,6 @@ class Qwen3VL(QwenVL):
         margin = len(self._ids(LONGEST + self._start)) + len(self._ids(self._end + self._reopen))
         self.spec = replace(self.spec, prefix_rows=len(self._ids(self._prefix)), around_rows=margin)
         super()._look(view)
-
-    def _least(self) -> int:
-        least: int = self._unit**2
-        return least  # the processor's least is for a whole video
 
     def _fit(self, height: int, width: int, least: int, most: int) -> tuple[int, int]:
         """A side that is shorter than a token is brought to a token's first."""

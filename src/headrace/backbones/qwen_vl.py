@@ -16,7 +16,7 @@ from torch import Tensor
 
 from headrace.backbones.adapter import Adapter, raster
 from headrace.backbones.decoder import read_rope
-from headrace.backbones.looking import check_view, fit, most_tokens
+from headrace.backbones.looking import check_view, fit, most_tokens, read_edges
 from headrace.backbones.pictures import Pictures
 from headrace.backbones.qwen_tower import MERGE, Plan, QwenBlock, cut_patches
 from headrace.protocols import VisionBlock
@@ -56,6 +56,9 @@ class QwenVL(Adapter):
         for field in ("patch_size", "temporal_patch_size"):
             if not isinstance(getattr(vision, field), int):
                 raise ValueError(f"{field}: {getattr(vision, field)} is not supported; it must be one whole number")
+        self._least = read_edges(pictures.settings)[
+            0
+        ]  # for a whole video in Qwen3-VL: here a frame may be all there is
         self._patch, self._unit = vision.patch_size, vision.patch_size * MERGE
         self._plan: Plan | None = None
         self._blocks: tuple[QwenBlock, ...] = ()
@@ -109,12 +112,7 @@ class QwenVL(Adapter):
     def _range(self, view: View) -> tuple[int, int]:
         """The least and the most pixels of a frame."""
         most = view.max_pixels or int(STREAM_TOKENS * self._unit**2)
-        least = self._least()
-        return (least if least <= most else self._unit**2), most
-
-    def _least(self) -> int:
-        """The least pixels of a frame that the processor's settings ask for."""
-        raise NotImplementedError
+        return (self._least if self._least <= most else self._unit**2), most
 
     def _fit(self, height: int, width: int, least: int, most: int) -> tuple[int, int]:
         """The size of all frames where the first one has this shape."""
