@@ -28,11 +28,12 @@ class Kin:
     model: Any
     tokenizer: Any
     engine: Engine
+    max_pixels: int | None = None
 
     def looking(self, frame: Frame) -> Any:
         """The backbone as a stream that begins with this frame looks through it."""
         backbone = self.engine.backbone
-        return backbone.at(backbone.choose(View(prompt="library"), frame))
+        return backbone.at(backbone.choose(View(self.max_pixels, prompt="library"), frame))
 
     def open(self, pipeline: str = "full", *, backbone: Any = None, **options: Any) -> Stream:
         """A stream that writes as transformers does, through another backbone on the same weights if one is given."""

@@ -8,7 +8,7 @@ import torch
 from headrace.backbones import FAMILIES, plain
 from headrace.types import Kind
 from parity.families import kin, write
-from parity.models import QUESTION, WORDS, Recorder, frames
+from parity.models import QUESTION, Recorder, frames
 from unit.tiny import objects, run
 
 TOLERANCE = 1e-4
