@@ -22,6 +22,7 @@ from headrace.types import (
     Placed,
     Segment,
     Span,
+    View,
     VisualTokens,
 )
 
@@ -82,20 +83,23 @@ class Method:
 class VisionBlock(Protocol):
     """One layer of a vision tower, opened so that an encoder may reuse parts of it.
 
-    All tensors are (F, N, D): F independent windows or frames of N rows.
+    All tensors are (F, N, D): F temporal steps that know nothing of each other, of N rows in the tower's order
+    (``ModelSpec.patch_order``). Where only U rows of each are given, ``rows`` (F, U) int64 says which; any order, none
+    twice. Which rows a row attends to within its step, and by how much its place turns its query and key, is the
+    layer's own business.
     """
 
     def norm1(self, h: Tensor) -> Tensor:
         """Normalise the input of the attention."""
 
-    def keys(self, x: Tensor) -> Tensor:
-        """Project all rows to keys."""
+    def keys(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Project (F, U, D) rows to keys; they may be kept for as long as the row stays at its place."""
 
-    def queries_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Project the given rows to queries and values."""
+    def queries_values(self, x: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Project (F, U, D) rows to queries and values."""
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attend (F, U, D) queries to (F, N, D) keys and values."""
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Attend the (F, U, D) queries of some rows to the (F, N, D) keys and values of all."""
 
     def out(self, o: Tensor) -> Tensor:
         """Project the attention's output."""
@@ -108,22 +112,46 @@ class VisionBlock(Protocol):
 
 
 class Backbone(Protocol):
-    """Weights of one model, shared by all streams and never changed. Every call may come from any thread."""
+    """Weights of one model, shared by all streams and never changed. Every call may come from any thread.
+
+    A backbone looks through a ``View``; ``at`` gives another one on the same weights, which costs next to nothing.
+    """
 
     spec: ModelSpec
+    view: View
     tokenizer: Any
+
+    def choose(self, view: View, frame: Frame) -> View:
+        """Choose the size of all frames of a stream from its first one, where the view leaves it open."""
+
+    def at(self, view: View) -> Backbone:
+        """Look through another view; shares everything else.
+
+        Raises:
+            ValueError: The view has something the model cannot do.
+        """
 
     def pixels(self, frames: Sequence[Frame]) -> Tensor:
         """Resize and normalise frames: uint8 (H, W, 3) each to (F, C, height, width) in the model's type."""
 
     def patches(self, px: Tensor) -> Tensor:
-        """Embed pixels: (F, C, height, width) to the tower's rows (F, N, D)."""
+        """Embed pixels: (F, C, height, width) to the tower's rows (F', N, D).
+
+        F' counts temporal steps: F where the tower takes frames one by one. A step that lacks frames is filled up
+        with its last one.
+        """
 
     def blocks(self) -> Sequence[VisionBlock]:
         """The layers of the tower, in order."""
 
-    def project(self, h: Tensor, frames: Sequence[Frame]) -> VisualTokens:
-        """Finish the tower: (F, N, D) rows to pooled tokens in the decoder's width."""
+    def project(self, h: Tensor, frames: Sequence[Frame], taps: Sequence[Tensor] = ()) -> VisualTokens:
+        """Finish the tower: (F', N, D) rows to pooled tokens in the decoder's width.
+
+        Args:
+            h: The last layer's output.
+            frames: All frames that were embedded.
+            taps: The outputs of the layers ``spec.taps``.
+        """
 
     def vision(self, px: Tensor, frames: Sequence[Frame]) -> VisualTokens:
         """Run the dense tower: patches, all blocks, project."""

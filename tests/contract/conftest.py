@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from contract.plays import Case, Play, cases, entry_names, play_of
+from contract.streams import frames_of
+from headrace.types import View
 
 ROLES = ("encoder", "compressor", "memory", "retriever", "speaker")
 
@@ -37,7 +39,8 @@ def backbones(folders: Callable[[str], Any]) -> Callable[..., Any]:
     def load(family: str, dtype: torch.dtype = torch.float32) -> Any:
         from headrace.backbones import load
 
-        return load(str(folders(family)), dtype=dtype)
+        backbone, (frame,) = load(str(folders(family)), dtype=dtype), frames_of(0, 0, 1)
+        return backbone.at(backbone.choose(View(), frame))
 
     return load
 

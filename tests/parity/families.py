@@ -13,8 +13,8 @@ from torch import Tensor
 
 import headrace
 from headrace.backbones import plain
-from headrace.engine import Engine
-from headrace.types import Frame
+from headrace.engine import Engine, Stream
+from headrace.types import Frame, View
 from parity.models import WORDS
 
 Turn = tuple[str, Sequence[Frame]]  # what is asked, and the frames that came before it
@@ -28,6 +28,17 @@ class Kin:
     model: Any
     tokenizer: Any
     engine: Engine
+    max_pixels: int | None = None
+
+    def looking(self, frame: Frame) -> Any:
+        """The backbone as a stream that begins with this frame looks through it."""
+        backbone = self.engine.backbone
+        return backbone.at(backbone.choose(View(self.max_pixels, prompt="library"), frame))
+
+    def open(self, pipeline: str = "full", *, backbone: Any = None, **options: Any) -> Stream:
+        """A stream that writes as transformers does, through another backbone on the same weights if one is given."""
+        engine = self.engine if backbone is None else Engine(backbone)
+        return engine.open(pipeline, prompt="library", **options)
 
     def inputs(self, *turns: Turn, answers: Sequence[str] = ()) -> dict[str, Any]:
         """What transformers is given for a conversation whose last question is open."""
@@ -35,7 +46,7 @@ class Kin:
         for i, (question, frames) in enumerate(turns):
             messages.append(plain.turn("user", question, videos=int(bool(frames))))
             messages += [plain.turn("assistant", answers[i])] if i < len(answers) else []
-            clips += [plain.Clip(frames, self.engine.backbone.pixels(frames))] if frames else []
+            clips += [plain.Clip(frames, self.looking(turns[0][1][0]).pixels(frames))] if frames else []
         return plain.inputs(self.model, self.tokenizer, messages, clips)
 
     def forward(self, inputs: dict[str, Any]) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 import headrace
 from headrace.backbones import plain
 from headrace.engine import Engine
-from headrace.types import Frame, Segment
+from headrace.types import Frame, Segment, View
 
 WORDS = tuple(f"w{i}" for i in range(60))
 VIDEO = plain.SPECIAL_TOKENS.index("<video>")
@@ -94,6 +94,12 @@ class Recorder:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backbone, name)
+
+    def at(self, view: View) -> Recorder:
+        """Look through another view, and note in the same place."""
+        twin = Recorder(self._backbone.at(view))
+        twin.segments, twin.logits_seen = self.segments, self.logits_seen
+        return twin
 
     def extend(self, segment: Segment, context: Any, *, outputs: int | None = None, **options: Any) -> Tensor:
         """Run all rows to the end, hand out those that were asked for."""

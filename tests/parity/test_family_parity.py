@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from headrace.backbones import FAMILIES, plain
-from headrace.engine import Engine
 from headrace.types import Kind
 from parity.families import kin, write
 from parity.models import QUESTION, Recorder, frames
@@ -35,7 +34,7 @@ def test_logits_of_every_row_and_greedy_tokens(family, num, size):
     assert float(want.abs().max()) > 1, "logits this small are equal by accident"
     for chunk in {1, num}:
         recorder = Recorder(model.engine.backbone)
-        stream = Engine(recorder).open("full", chunk_frames=chunk)
+        stream = model.open(backbone=recorder, chunk_frames=chunk)
         for frame in shown:
             stream.push(frame)
         answer = stream.ask(QUESTION, max_tokens=12)
@@ -58,7 +57,7 @@ def test_text_before_and_after_a_clip(family):
     model, shown = kin(family), frames(6, size=TALL)
     turns, answers, rows = [], [], 0
     recorder = Recorder(model.engine.backbone)
-    stream = Engine(recorder).open("full")
+    stream = model.open(backbone=recorder)
     for question, clip in ((QUESTION, shown[:3]), ("w9 w4", shown[3:]), ("w5", [])):
         for frame in clip:
             stream.push(frame)
@@ -78,13 +77,13 @@ def test_text_before_and_after_a_clip(family):
 def test_two_streams_in_turn_equal_each_alone(family, memory):
     model = kin(family)
     clips = [frames(5, seed=seed, size=size) for seed, size in ((1, WIDE), (2, TALL))]
-    streams = [model.engine.open(memory) for _ in clips]
+    streams = [model.open(memory) for _ in clips]
     for pair in zip(*clips, strict=True):
         for stream, frame in zip(streams, pair, strict=True):
             stream.push(frame)
     got = [stream.ask(QUESTION, max_tokens=8).tokens for stream in streams]
     for clip, tokens in zip(clips, got, strict=True):
-        alone = model.engine.open(memory)
+        alone = model.open(memory)
         for frame in clip:
             alone.push(frame)
         assert alone.ask(QUESTION, max_tokens=8).tokens == tokens
@@ -96,9 +95,10 @@ def test_two_streams_in_turn_equal_each_alone(family, memory):
 def test_rows_around_frames_are_as_many_as_the_spec_says_at_most(family):
     """What a memory's budget rests on; they name the frame they belong to, so that it is never torn apart."""
     model, recorder = kin(family), Recorder(kin(family).engine.backbone)
-    stream, spec = Engine(recorder).open("full"), model.engine.backbone.spec
-    for frame in frames(4 * spec.frames_per_step):
+    stream = model.open(backbone=recorder)
+    for frame in frames(4 * stream.spec.frames_per_step):
         stream.push(frame)
+    spec = stream.spec
     prefix, *steps = recorder.segments
     assert len(prefix) == spec.prefix_rows
     assert (prefix.kind == Kind.PREFIX).all()

@@ -22,11 +22,14 @@ def twin(method: Any, backbone: Any, steps: Sequence[Sequence[Frame]]) -> list[l
         for start in range(0, len(frames), size):
             group = frames[start : start + size]
             h = backbone.patches(backbone.pixels(group))
-            for block in backbone.blocks():
+            tapped = []
+            for index, block in enumerate(backbone.blocks()):
                 x = block.norm1(h)
                 q, v = block.queries_values(x)
                 h = h + block.out(block.attend(q, block.keys(x), v))
                 h = h + block.mlp(block.norm2(h))
-            step.append(backbone.project(h, group))
+                if index in backbone.spec.taps:
+                    tapped.append(h)
+            step.append(backbone.project(h, group, tapped))
         answer.append(step)
     return answer

@@ -52,15 +52,16 @@ def _steps(method: Any, backbone: Any, steps: Sequence[Sequence[Frame]]) -> Iter
     """Tokens of every step, and the patches it computed per layer and frame."""
     known: dict[str, Any] = {}
     for frames in steps:
-        px, features, worked = backbone.pixels(frames), [], []
+        px, outputs, worked = backbone.pixels(frames), [], []
         for x in backbone.patches(px):
             if not known:
                 known.update(_probe(backbone, px.shape[-2:]))
-            rows = _due(method, known, x, px.shape[-2:])
+            rows = _due(method, known, x, backbone.spec)
             worked.append(set(rows))
             _compute(known, backbone, x, rows)
-            features.append(torch.stack(known["out"]))
-        yield backbone.project(torch.stack(features), frames), [worked] * len(backbone.blocks())
+            outputs.append([torch.stack(out) for out in known["out"]])
+        layers = [torch.stack(layer) for layer in zip(*outputs, strict=True)]
+        yield backbone.project(layers[-1], frames, [layers[i] for i in backbone.spec.taps]), [worked] * len(layers)
 
 
 def _probe(backbone: Any, size: Sequence[int]) -> dict[str, Any]:
@@ -68,7 +69,9 @@ def _probe(backbone: Any, size: Sequence[int]) -> dict[str, Any]:
     grey = torch.full((*size, 3), 128, dtype=torch.uint8)
     noise = torch.randn(*size, 3, generator=torch.Generator().manual_seed(0))
     noisy = (grey + 8 * noise).round().clamp(0, 255).to(torch.uint8)
-    plain, other = backbone.patches(backbone.pixels([Frame(0, 0.0, grey), Frame(0, 0.0, noisy)]))
+    each = backbone.spec.frames_per_step
+    shown = [Frame(0, 0.0, grey)] * each + [Frame(0, 0.0, noisy)] * each
+    plain, other = backbone.patches(backbone.pixels(shown))
     moved = [distance(a, b) for a, b in zip(plain, other, strict=True)]
     return {"grey": plain, "grain": sum(moved) / len(moved) / 64, "since": None}
 
@@ -85,12 +88,12 @@ def quartile(values: list[float]) -> float:
     return ranked[low] + (at - low) * (ranked[min(low + 1, len(ranked) - 1)] - ranked[low])
 
 
-def _due(method: Any, known: dict[str, Any], x: Tensor, size: Sequence[int]) -> list[int]:
+def _due(method: Any, known: dict[str, Any], x: Tensor, spec: Any) -> list[int]:
     """Choose the patches to compute; all of them where a full pass is due."""
     every = list(range(len(x)))
     if known["since"] is None or known["since"] + 1 >= method.max_age:
         known["median"] = 0.0
-        return _start(known, x)
+        return _start(known, x, spec)
     moved = [distance(x[n], known["patches"][n]) for n in every]
     noise = 2 * method.noise**2 * known["grain"]
     limit = max(noise, min(3 * quartile(moved), 16 * noise))
@@ -99,14 +102,13 @@ def _due(method: Any, known: dict[str, Any], x: Tensor, size: Sequence[int]) -> 
     median, before = statistics.median(moved), known["median"]
     known["median"] = median
     if known["drift"] + sum(change.values()) / len(x) >= method.drift or median > 2.5 * max(noise, before):
-        return _start(known, x)
-    side = round(math.sqrt(len(x) * size[0] / size[1]))
-    cols = len(x) // side
+        return _start(known, x, spec)
+    places = every if spec.patch_order is None else spec.patch_order.tolist()
 
     def near(n: int) -> bool:
-        return any(
-            abs(n // cols - m // cols) <= method.halo and abs(n % cols - m % cols) <= method.halo for m in changed
-        )
+        here = divmod(places[n], spec.patch_grid[1])
+        there = [divmod(places[m], spec.patch_grid[1]) for m in changed]
+        return any(abs(here[0] - row) <= method.halo and abs(here[1] - col) <= method.halo for row, col in there)
 
     around = [n for n in every if near(n) and n not in changed]
     rest = [n for n in every if n not in changed and n not in around]
@@ -119,9 +121,10 @@ def _due(method: Any, known: dict[str, Any], x: Tensor, size: Sequence[int]) -> 
     return sorted(queue[:num])
 
 
-def _start(known: dict[str, Any], x: Tensor) -> list[int]:
+def _start(known: dict[str, Any], x: Tensor, spec: Any) -> list[int]:
     """Start afresh: everything is due, and contrast is measured again."""
-    known.update(since=0, drift=0.0, patches=list(x), age=[0] * len(x), out=[None] * len(x))
+    known.update(since=0, drift=0.0, patches=list(x), age=[0] * len(x))
+    known["out"] = [[None] * len(x) for _ in range(spec.vision_layers)]
     known["layers"] = None
     plain = x.double() - known["grey"].double()
     known["contrast"] = sum(distance(row, plain.mean(0)) for row in plain) / len(x) + 64 * known["grain"]
@@ -133,18 +136,19 @@ def _compute(known: dict[str, Any], backbone: Any, x: Tensor, rows: list[int]) -
     h = {n: x[n] for n in rows}
     if known["layers"] is None:
         known["layers"] = [([None] * len(x), [None] * len(x)) for _ in backbone.blocks()]
-    for block, (keys, values) in zip(backbone.blocks(), known["layers"], strict=True):
+    for block, (keys, values), out in zip(backbone.blocks(), known["layers"], known["out"], strict=True):
         queries = {}
         for n in rows:
             normed = block.norm1(h[n][None, None])
-            keys[n] = block.keys(normed)[0, 0]
-            query, value = block.queries_values(normed)
+            keys[n] = block.keys(normed, torch.tensor([[n]]))[0, 0]
+            query, value = block.queries_values(normed, torch.tensor([[n]]))
             queries[n], values[n] = query, value[0, 0]
         for n in rows:
-            attended = block.attend(queries[n], torch.stack(keys)[None], torch.stack(values)[None])
+            which = torch.tensor([[n]])
+            attended = block.attend(queries[n], torch.stack(keys)[None], torch.stack(values)[None], which)
             h[n] = h[n] + block.out(attended)[0, 0]
-            h[n] = h[n] + block.mlp(block.norm2(h[n][None, None]))[0, 0]
+            h[n] = out[n] = h[n] + block.mlp(block.norm2(h[n][None, None]))[0, 0]
     for n in range(len(x)):
         known["age"][n] = 0 if n in h else known["age"][n] + 1
         if n in h:
-            known["patches"][n], known["out"][n] = x[n], h[n]
+            known["patches"][n] = x[n]

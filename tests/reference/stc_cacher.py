@@ -62,18 +62,18 @@ def _steps(method: Any, backbone: Any, steps: Sequence[Sequence[Frame]]) -> Iter
     for number, frames in enumerate(steps):
         h, worked = backbone.patches(backbone.pixels(frames)), []
         if references is None or number % method.refresh_interval == 0:
-            worked = [[set(range(h.shape[1]))] * len(frames)] * len(backbone.blocks())
-            h, references = _full(backbone, h)
+            worked = [[set(range(h.shape[1]))] * len(h)] * len(backbone.blocks())
+            outputs, references = _full(backbone, h)
         else:
             alone = [_selective(method, backbone, frame, references) for frame in h]
-            h = torch.stack([out for out, _ in alone])
+            outputs = [torch.stack(layer) for layer in zip(*(out for out, _ in alone), strict=True)]
             worked = [list(layer) for layer in zip(*(rows for _, rows in alone), strict=True)]
-        yield backbone.project(h, frames), worked
+        yield backbone.project(outputs[-1], frames, [outputs[i] for i in backbone.spec.taps]), worked
 
 
-def _full(backbone: Any, h: Tensor) -> tuple[Tensor, list[dict[str, Tensor]]]:
-    """Dense layers; what each did to the last frame."""
-    references = []
+def _full(backbone: Any, h: Tensor) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    """Every layer's output; what each did to the last frame."""
+    outputs, references = [], []
     for block in backbone.blocks():
         x = block.norm1(h)
         k, (q, v) = block.keys(x), block.queries_values(x)
@@ -81,15 +81,16 @@ def _full(backbone: Any, h: Tensor) -> tuple[Tensor, list[dict[str, Tensor]]]:
         h = h + attended
         mixed = block.mlp(block.norm2(h))
         h = h + mixed
+        outputs.append(h)
         references.append({"k": k[-1], "v": v[-1], "attended": attended[-1], "mixed": mixed[-1]})
-    return h, references
+    return outputs, references
 
 
 def _selective(
     method: Any, backbone: Any, h: Tensor, references: list[dict[str, Tensor]]
-) -> tuple[Tensor, list[set[int]]]:
-    """One frame (N, D) through layers that work on some patches only; also which, per layer."""
-    num, worked = max(1, int(len(h) * method.update_ratio)), []
+) -> tuple[list[Tensor], list[set[int]]]:
+    """One frame (N, D) through layers that work on some patches only: every layer's output, and which those were."""
+    num, worked, outputs = max(1, int(len(h) * method.update_ratio)), [], []
     shared: list[int] | None = None
     for block, reference in zip(backbone.blocks(), references, strict=True):
         x = block.norm1(h[None])
@@ -101,15 +102,17 @@ def _selective(
         worked.append(set(rows))
         v, attended = reference["v"].clone(), reference["attended"].clone()
         for row in rows:
-            v[row] = block.queries_values(x[:, row : row + 1])[1][0, 0]
+            v[row] = block.queries_values(x[:, row : row + 1], torch.tensor([[row]]))[1][0, 0]
         for row in rows:
-            q = block.queries_values(x[:, row : row + 1])[0]
-            attended[row] = block.out(block.attend(q, k, v[None]))[0, 0]
+            which = torch.tensor([[row]])
+            q = block.queries_values(x[:, row : row + 1], which)[0]
+            attended[row] = block.out(block.attend(q, k, v[None], which))[0, 0]
         h, mixed = h + attended, reference["mixed"].clone()
         for row in rows:
             mixed[row] = block.mlp(block.norm2(h[None, row : row + 1]))[0, 0]
         h = h + mixed
-    return h, worked
+        outputs.append(h)
+    return outputs, worked
 
 
 def golden(tensors: dict[str, Tensor], settings: dict[str, str]) -> str:
@@ -130,7 +133,7 @@ def golden(tensors: dict[str, Tensor], settings: dict[str, str]) -> str:
     with torch.no_grad():
         for step, pixels in enumerate(tensors["pixel_values"].split(chunk)):
             h = model.embeddings(pixels)
-            dense.append(run_tower(blocks, h))
+            dense.append(run_tower(blocks, h)[0])
             num = min(max(int(h.shape[1] * float(settings["update_ratio"])), 1), h.shape[1])
             if step % interval == 0:
                 references = []

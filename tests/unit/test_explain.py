@@ -24,7 +24,7 @@ from headrace.types import Frame, Keep, Merge, Replace, Report, Sight
 from parity.models import frames, tiny
 from unit.tiny import objects, run
 
-VIEW = (80, 100)
+PATCHES = (8, 10)
 GREY_LEVELS = np.array([0.299, 0.587, 0.114])
 
 
@@ -37,7 +37,7 @@ def explained(folder: Path, pipeline: str, pictures: list[Frame], **options: int
     """Numbers per frame, and the stream's reports."""
     engine = tiny().engine
     stream, reports, limits = engine.open(pipeline, chunk_frames=options.pop("chunk_frames", 1)), [], options
-    with Explainer(folder, note=lambda text: None, **limits).follow(engine, stream, "a test", told=lambda found: None):
+    with Explainer(folder, note=lambda text: None, **limits).follow(stream, "a test", told=lambda found: None):
         for picture in pictures:
             stream.push(picture)
             reports += [] if stream.report is None else [stream.report]
@@ -118,18 +118,18 @@ def test_a_sheet_does_not_beat_with_refreshes(beat: int) -> None:
 
 def test_accounts_follow_the_edit() -> None:
     kept = torch.tensor([0, 7, 19, 22, 38])
-    one, two = accounts(sight_of(Keep(kept)), None, VIEW)
+    one, two = accounts(sight_of(Keep(kept)), None, PATCHES)
     assert (one.kept, two.kept) == ((0, 7, 19), (2, 18))
     assert sorted(np.flatnonzero(one.fate == KEPT)) == [0, 7, 19]
     assert (one.fate == DROPPED).sum() == 17
     assert (one.tokens, one.weights, one.share, one.work) == (20, None, None, None)
     groups = torch.arange(40) // 4
-    one, two = accounts(sight_of(Merge(groups, torch.ones(40))), None, VIEW)
+    one, two = accounts(sight_of(Merge(groups, torch.ones(40))), None, PATCHES)
     assert one.kept == two.kept == (0, 4, 8, 12, 16)
     assert one.weights == (4.0,) * 5
     assert (two.fate == MERGED).sum() == 15
     other = replace(sight_of(Keep(kept)).dense.take(kept[:3]), grid=(8, 5))
-    one, two = accounts(sight_of(Replace(other)), None, VIEW)
+    one, two = accounts(sight_of(Replace(other)), None, PATCHES)
     assert one.fate.shape == (8, 5)
     assert (one.kept, two.kept) == ((0, 7, 19), ())
 
@@ -137,12 +137,12 @@ def test_accounts_follow_the_edit() -> None:
 def test_accounts_lay_patches_out_on_their_grid() -> None:
     updated = torch.zeros(3, 2, 80, dtype=torch.bool)  # 8 x 10 patches for 4 x 5 tokens
     updated[:2, 1, 10:20] = True
-    one, two = accounts(sight_of(Keep(torch.arange(40))), updated, VIEW)
+    one, two = accounts(sight_of(Keep(torch.arange(40))), updated, PATCHES)
     assert (one.share, two.layers) == (0.0, (0.125, 0.125, 0.0))
     assert two.work.shape == (8, 10)
     assert two.work[1].tolist() == pytest.approx([2 / 3] * 10)
     assert two.work.sum() == pytest.approx(20 / 3)
-    odd, _ = accounts(sight_of(Keep(torch.arange(40))), updated[:, :, :79], VIEW)
+    odd, _ = accounts(sight_of(Keep(torch.arange(40))), updated[:, :, :79], PATCHES)
     assert odd.work is None
     assert odd.layers == (0.0, 0.0, 0.0)
 
@@ -193,7 +193,7 @@ def test_drawing_changes_nothing_and_ends(folder: Path) -> None:
     engine, said = tiny().engine, []
     watched, alone = engine.open("stc"), engine.open("stc")
     explainer = Explainer(folder)
-    with explainer.follow(engine, watched, "a test", told=said.append):
+    with explainer.follow(watched, "a test", told=said.append):
         for frame in frames(3):
             watched.push(frame)
             alone.push(frame)
@@ -233,7 +233,7 @@ def test_a_failure_leaves_a_sheet_of_what_was_drawn(folder: Path) -> None:
     stream = engine.open("dense")
 
     def play() -> None:
-        with Explainer(folder).follow(engine, stream, "a test", told=told.append):
+        with Explainer(folder).follow(stream, "a test", told=told.append):
             stream.push(frames(1)[0])
             stream.push("no picture")
 
@@ -255,7 +255,7 @@ def test_odd_sizes(folder: Path, size: tuple[int, int], num: int) -> None:
 def test_a_long_stream_has_a_sheet_of_some_frames(folder: Path) -> None:
     engine = tiny().engine
     stream, explainer = engine.open("stc"), Explainer(folder)
-    with explainer.follow(engine, stream, "a test", told=lambda found: None):
+    with explainer.follow(stream, "a test", told=lambda found: None):
         for frame in frames(6):
             stream.push(frame)
     few, all_of_them = (draw_sheet(explainer.drawn * 8, "a", "b", fates=[KEPT], most=most) for most in (3, 48))
@@ -267,7 +267,7 @@ def test_a_long_stream_has_a_sheet_of_some_frames(folder: Path) -> None:
 def test_limits(folder: Path) -> None:
     engine, notes = tiny().engine, []
     stream, explainer = engine.open("dense"), Explainer(folder, every=2, most=3, note=notes.append)
-    with explainer.follow(engine, stream, "a test", told=lambda found: notes.append(found["left_out"])):
+    with explainer.follow(stream, "a test", told=lambda found: notes.append(found["left_out"])):
         for frame in frames(11):
             stream.push(frame)
     assert sorted(path.name for path in (folder / "frames").iterdir()) == ["000000.png", "000002.png", "000004.png"]

@@ -15,7 +15,7 @@ from torch import Tensor
 from headrace.cli.output import step_line
 from headrace.engine import Pipeline, load
 from headrace.methods.encoders.stc_adaptive import AdaptiveState, StcAdaptive
-from headrace.ops.grid import raster, spread
+from headrace.ops.grid import raster_order, spread
 from headrace.types import Frame, VisualTokens
 from headrace.video.world import LEVELS, World, frames
 
@@ -189,15 +189,6 @@ def test_pipelines():
     assert replace(StcAdaptive(), most=0.1, least=0.3) == StcAdaptive(least=0.3, most=0.1)
 
 
-@given(rows=st.integers(1, 9), cols=st.integers(1, 9), patch=st.integers(2, 16), rest=st.integers(0, 1))
-def test_grids(rows: int, cols: int, patch: int, rest: int):
-    size = (rows * patch + rest, cols * patch + rest)
-    if rest == 0 or rows == cols:
-        assert raster(rows * cols, size) == (rows, cols)
-    found = raster(7 * 11 + 2, size)
-    assert found[0] * found[1] == 79
-
-
 @given(rows=st.integers(1, 6), cols=st.integers(1, 6), reach=st.integers(0, 3), seed=st.integers(0, 99))
 def test_spread_is_a_neighbourhood(rows: int, cols: int, reach: int, seed: int):
     mask = torch.rand(rows * cols, generator=torch.Generator().manual_seed(seed)) < 0.2
@@ -206,3 +197,7 @@ def test_spread_is_a_neighbourhood(rows: int, cols: int, reach: int, seed: int):
         any(abs(n // cols - r) <= reach and abs(n % cols - c) <= reach for r, c in marked) for n in range(len(mask))
     ]
     assert spread(mask, (rows, cols), reach).tolist() == want
+    order = torch.randperm(rows * cols, generator=torch.Generator().manual_seed(seed))
+    found = spread(mask[order], (rows, cols), reach, order=order)
+    assert found.tolist() == [want[place] for place in order.tolist()]
+    assert raster_order(found, order).tolist() == want

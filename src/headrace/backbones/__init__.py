@@ -85,6 +85,7 @@ def _adapter(family: str, name: str) -> type[Any]:
     if family not in FAMILIES:
         raise ModelError(f"model {name!r}: family {family!r} is not supported; supported: {', '.join(FAMILIES)}")
     module = importlib.import_module(f"headrace.backbones.{family}")
-    found = [x for x in vars(module).values() if isinstance(x, type) and issubclass(x, Adapter) and x is not Adapter]
+    own = [x for x in vars(module).values() if isinstance(x, type) and x.__module__ == module.__name__]
+    found = [x for x in own if issubclass(x, Adapter)]
     (adapter,) = found
     return adapter

@@ -19,7 +19,7 @@ from headrace.backbones.loading import Checkpoint, fingerprint
 from headrace.backbones.pictures import Pictures, read_pictures
 from headrace.backbones.tower import run_tower
 from headrace.protocols import Context, LayerPruner, VisionBlock
-from headrace.types import Cursor, Frame, Kind, ModelSpec, Segment, VisualTokens
+from headrace.types import Cursor, Frame, Kind, ModelSpec, Segment, View, VisualTokens
 
 
 class Adapter:
@@ -33,11 +33,13 @@ class Adapter:
         defaults: Class defaults of the family's picture processor, for fields a checkpoint leaves out.
         tokenizer: The checkpoint's tokenizer.
         spec: What a method may know of the model.
+        view: How the model is looked through.
     """
 
     model_class: ClassVar[Any]
     defaults: ClassVar[dict[str, Any]]
     spec: ModelSpec
+    view: View
 
     def __init__(
         self, model: Any, decoder: Any, tokenizer: Any, *, video: str, intro: str = "", template: str | None = None
@@ -55,7 +57,7 @@ class Adapter:
         Raises:
             ValueError: They do not fit together.
         """
-        self._model, self._decoder, self.tokenizer = model, decoder, tokenizer
+        self._model, self._decoder, self.tokenizer, self.view = model, decoder, tokenizer, View()
         self._tokenizing = threading.Lock()  # fast tokenizers refuse to be called twice at once
         known, room = len(tokenizer), decoder.embed_tokens.num_embeddings
         if known > room:
@@ -117,6 +119,14 @@ class Adapter:
             read["rope"] = read_rope(self._decoder, text)
         return ModelSpec(**{**read, **own})
 
+    def choose(self, view: View, frame: Frame) -> View:
+        """Leave the view as it is; a family that takes any size has its own."""
+        return view
+
+    def at(self, view: View) -> Self:
+        """Look through another view; see ``protocols.Backbone``."""
+        raise NotImplementedError
+
     def blocks(self) -> Sequence[VisionBlock]:
         """The tower's layers, in order."""
         raise NotImplementedError
@@ -125,13 +135,14 @@ class Adapter:
         """Embed pixels; see ``protocols.Backbone``."""
         raise NotImplementedError
 
-    def project(self, h: Tensor, frames: Sequence[Frame]) -> VisualTokens:
+    def project(self, h: Tensor, frames: Sequence[Frame], taps: Sequence[Tensor] = ()) -> VisualTokens:
         """Finish the tower; see ``protocols.Backbone``."""
         raise NotImplementedError
 
     def vision(self, px: Tensor, frames: Sequence[Frame]) -> VisualTokens:
         """Run the dense tower."""
-        return self.project(run_tower(self.blocks(), self.patches(px)), frames)
+        h, taps = run_tower(self.blocks(), self.patches(px), self.spec.taps)
+        return self.project(h, frames, taps)
 
     def open(self) -> Segment:
         """The text before the first frame."""

@@ -16,10 +16,11 @@ from torch import Tensor
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from headrace.backbones.adapter import Adapter, raster, visual_rows
+from headrace.backbones.looking import check_view
 from headrace.backbones.pictures import Pictures
 from headrace.backbones.tower import SiglipBlock, embed_patches
 from headrace.protocols import VisionBlock
-from headrace.types import Cursor, Frame, Kind, Segment, VisualTokens, join
+from headrace.types import Cursor, Frame, Kind, Segment, View, VisualTokens, join
 
 DEFAULTS: dict[str, Any] = {
     "size": {"height": 384, "width": 384},
@@ -62,6 +63,7 @@ class LlavaOnevision(Adapter):
         self.spec = self._describe(
             name,
             grid=(grid, grid),
+            patch_grid=(self._side, self._side),
             vision_layers=len(self._blocks),
             vision_dim=vision.hidden_size,
             positions=extra.get("positions", "repack"),
@@ -71,6 +73,11 @@ class LlavaOnevision(Adapter):
     def _sized(config: Any) -> dict[str, Any]:
         side = config.vision_config.image_size
         return {"size": {"height": side, "width": side}}
+
+    def at(self, view: View) -> LlavaOnevision:
+        """Look through another view, which changes nothing: there is one size and one way to write."""
+        check_view(view, one_size=(self._size, self._size))
+        return self
 
     def pixels(self, frames: Sequence[Frame]) -> Tensor:
         """Resize and normalise: (F, 3, S, S) in the model's type."""
@@ -85,7 +92,7 @@ class LlavaOnevision(Adapter):
         """The tower's layers up to ``vision_feature_layer``."""
         return self._blocks
 
-    def project(self, h: Tensor, frames: Sequence[Frame]) -> VisualTokens:
+    def project(self, h: Tensor, frames: Sequence[Frame], taps: Sequence[Tensor] = ()) -> VisualTokens:
         """Project (F, g*g, Cv) and pool each frame bilinearly to half the grid."""
         x = self._model.model.multi_modal_projector(h)
         x = x.view(len(frames), self._side, self._side, -1).permute(0, 3, 1, 2).contiguous()

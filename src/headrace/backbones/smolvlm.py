@@ -22,10 +22,11 @@ from transformers import SmolVLMForConditionalGeneration
 from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE
 
 from headrace.backbones.adapter import Adapter, raster, visual_rows
+from headrace.backbones.looking import check_view
 from headrace.backbones.pictures import Pictures
 from headrace.backbones.tower import SiglipBlock, embed_patches
 from headrace.protocols import VisionBlock
-from headrace.types import Cursor, Frame, Kind, Segment, VisualTokens, join
+from headrace.types import Cursor, Frame, Kind, Segment, View, VisualTokens, join
 
 INTRO = "You are provided the following series of frames from a video.\n"
 OUTRO = "\n\n"
@@ -82,6 +83,7 @@ class SmolVlm(Adapter):
         self.spec = self._describe(
             name,
             grid=(grid, grid),
+            patch_grid=(self._side, self._side),
             vision_layers=len(self._blocks),
             vision_dim=vision.hidden_size,
             around_rows=len(self._ids(_before(LATEST_S))) + 1,
@@ -91,6 +93,11 @@ class SmolVlm(Adapter):
     def _sized(config: Any) -> dict[str, Any]:
         side = config.vision_config.image_size
         return {"max_image_size": {"longest_edge": side}, "size": {"longest_edge": 4 * side}}
+
+    def at(self, view: View) -> SmolVlm:
+        """Look through another view, which changes nothing: there is one size and one way to write."""
+        check_view(view, one_size=(self._size, self._size))
+        return self
 
     def pixels(self, frames: Sequence[Frame]) -> Tensor:
         """Scale, squeeze and normalise: (F, 3, S, S) in the model's type."""
@@ -117,7 +124,7 @@ class SmolVlm(Adapter):
         """The tower's layers."""
         return self._blocks
 
-    def project(self, h: Tensor, frames: Sequence[Frame]) -> VisualTokens:
+    def project(self, h: Tensor, frames: Sequence[Frame], taps: Sequence[Tensor] = ()) -> VisualTokens:
         """Normalise (F, g*g, Cv), put s x s patches side by side into one row, and project it."""
         x, s = self._tower.post_layernorm(h), self._factor
         grid = self._side // s

@@ -22,15 +22,15 @@ class SiglipBlock:
         """Normalise (F, N, D) before the attention."""
         return self._layer.layer_norm1(h)  # type: ignore[no-any-return]
 
-    def keys(self, x: Tensor) -> Tensor:
-        """Project (F, N, D) to keys."""
+    def keys(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Project (F, U, D) to keys."""
         return self._layer.self_attn.k_proj(x)  # type: ignore[no-any-return]
 
-    def queries_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def queries_values(self, x: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Project (F, U, D) to queries and values."""
         return self._layer.self_attn.q_proj(x), self._layer.self_attn.v_proj(x)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, rows: Tensor | None = None) -> Tensor:
         """Attend (F, U, D) queries to (F, N, D) keys and values of the same frame."""
         q, k, v = (x.unflatten(-1, (self._heads, -1)).transpose(1, 2) for x in (q, k, v))
         out = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=self._layer.self_attn.scale)
@@ -55,11 +55,23 @@ def embed_patches(embeddings: Any, px: Tensor) -> Tensor:
     return patches + embeddings.position_embedding.weight  # type: ignore[no-any-return]
 
 
-def run_tower(blocks: Sequence[VisionBlock], h: Tensor) -> Tensor:
-    """Run every layer over all rows: (F, N, D) to (F, N, D)."""
-    for block in blocks:
+def run_tower(blocks: Sequence[VisionBlock], h: Tensor, taps: Sequence[int] = ()) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run every layer over all rows.
+
+    Args:
+        blocks: The layers.
+        h: (F, N, D) embedded patches.
+        taps: Layers whose output is wanted, ascending.
+
+    Returns:
+        The last layer's (F, N, D) output, and those of ``taps``.
+    """
+    tapped = []
+    for index, block in enumerate(blocks):
         x = block.norm1(h)
         q, v = block.queries_values(x)
         h = h + block.out(block.attend(q, block.keys(x), v))
         h = h + block.mlp(block.norm2(h))
-    return h
+        if index in taps:
+            tapped.append(h)
+    return h, tuple(tapped)

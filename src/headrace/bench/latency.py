@@ -1,16 +1,18 @@
 """Where the time goes at a real model's size: tower, projector, compressor, prefill and answer, dense against thinned.
 
 Contenders take every frame in turn in one process, so a noisy machine disturbs all alike, and share one set of random
-weights. Shorter lengths are prefixes of the one run.
+weights. Shorter lengths are prefixes of the one run. Where a tower takes two frames at once, a frame of all figures is
+such a pair.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -22,11 +24,11 @@ from headrace.bench.products import Counting, Floor, Product, Products, decoder,
 from headrace.bench.space import check_room, needed_bytes
 from headrace.engine import Engine, Pipeline, Stream
 from headrace.protocols import SelectiveEncoder
-from headrace.types import Frame, VisualTokens
+from headrace.types import Frame, View, VisualTokens
 
 DENSE, TRANSFORMERS = "dense", "transformers"
-WARM_UP = 2  # frames before the first run, so that it does not pay for first touches
-COUNTED = 4  # frames whose tower products are counted
+WARM_UP = 2  # steps before the first run, so that it does not pay for first touches
+COUNTED = 4  # steps whose tower products are counted
 
 Cost = dict[str, Any]
 
@@ -94,7 +96,8 @@ class Timed:
     """A backbone that notes how long pixels and projection take, so that what is left of encoding is the tower.
 
     It also keeps the last projected tokens, and those of the dense contender for transformers to prefill; and, where
-    ``counting`` is set, the matrix products of the last projection.
+    ``counting`` is set, the matrix products of the last projection. All frames of a bench have one size, so to streams
+    it looks like a model that knows no other.
     """
 
     def __init__(self, backbone: Any) -> None:
@@ -104,27 +107,42 @@ class Timed:
         self.counting = False
         self.products: Counter[Product] = Counter()
 
+        self.view = View()
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
+
+    def settle(self, frame: Frame) -> None:
+        """Fix the size of all frames by the first one."""
+        self._inner = self._inner.at(self._inner.choose(View(), frame))
+
+    def choose(self, view: View, frame: Frame) -> View:
+        """Leave the view as it is."""
+        return view
+
+    def at(self, view: View) -> Timed:
+        """Stay as it is."""
+        return self
 
     def pixels(self, frames: Sequence[Frame]) -> Tensor:
         """As the backbone."""
         return self._time("pixels", partial(self._inner.pixels, frames))  # type: ignore[no-any-return]
 
-    def project(self, h: Tensor, frames: Sequence[Frame]) -> VisualTokens:
+    def project(self, h: Tensor, frames: Sequence[Frame], taps: Sequence[Tensor] = ()) -> VisualTokens:
         """As the backbone."""
         if self.counting:
             with Counting() as found:
-                tokens: VisualTokens = self._inner.project(h, frames)
+                tokens: VisualTokens = self._inner.project(h, frames, taps)
             self.products = found.products
             return tokens
-        tokens = self._time("project", partial(self._inner.project, h, frames))
+        tokens = self._time("project", partial(self._inner.project, h, frames, taps))
         self.projected = tokens.features
         return tokens
 
     def vision(self, px: Tensor, frames: Sequence[Frame]) -> VisualTokens:
         """As the backbone, in parts."""
-        return self.project(run_tower(self._inner.blocks(), self._inner.patches(px)), frames)
+        h, taps = run_tower(self._inner.blocks(), self._inner.patches(px), self._inner.spec.taps)
+        return self.project(h, frames, taps)
 
     def _time(self, name: str, work: Callable[[], Any]) -> Any:
         start = time.perf_counter()
@@ -163,25 +181,36 @@ class Bench:
         """Where the model is."""
         return self._backbone.spec.device  # type: ignore[no-any-return]
 
+    @property
+    def unit(self) -> int:
+        """Frames the tower takes at once."""
+        return self._backbone.spec.frames_per_step  # type: ignore[no-any-return]
+
     @torch.no_grad()
     def warm_up(self, frames: Sequence[Frame]) -> None:
-        """Take a few frames untimed, and count the matrix products of towers and projector."""
+        """Take a few frames untimed, and count the matrix products of towers and projector.
+
+        Args:
+            frames: ``COUNTED`` times ``unit`` are looked at.
+        """
+        self._backbone.settle(frames[0])
+        steps = list(grouped(frames, self.unit))
         streams = [self._engine.open(name) for name in self._names]
         _, cache = plain.prefill(self._model, self._backbone.open().embeds)
-        for frame in frames[:WARM_UP]:
+        for step in steps[:WARM_UP]:
             for stream in streams:
-                stream.push(frame)
+                _take(stream, step)
             plain.prefill(self._model, self._backbone.projected, cache)
         for name, stream in zip(self._names, streams, strict=True):
-            self._tower[name] = self._count(stream, frames[: 1 if name == DENSE else COUNTED])
+            self._tower[name] = self._count(stream, steps[: 1 if name == DENSE else COUNTED])
 
-    def _count(self, stream: Stream, frames: Sequence[Frame]) -> dict[str, list[Products]]:
-        """Products of ``project`` and of the tower, per kind of step, once for every frame of that kind."""
+    def _count(self, stream: Stream, steps: Sequence[Sequence[Frame]]) -> dict[str, list[Products]]:
+        """Products of ``project`` and of the tower, per kind of step, once for every step of that kind."""
         encoder, found = stream.pipeline.encoder, defaultdict(list)
         state, self._backbone.counting = encoder.init(self._backbone.spec), True
-        for frame in frames:
+        for step in steps:
             with Counting() as every:
-                state, _ = encoder.step(state, [frame], self._backbone)
+                state, _ = encoder.step(state, step, self._backbone)
             found[f"tower_{kind_of(encoder, state)}"].append(every.products - self._backbone.products)
             found["project"].append(self._backbone.products)
         self._backbone.counting = False
@@ -192,7 +221,7 @@ class Bench:
         """Take frames through every contender, the order changing from frame to frame.
 
         Args:
-            frames: As many as the longest length.
+            frames: As many as the longest length, times ``unit``.
             run: Where figures go, frame by frame, so that a stopped run leaves what it has.
             progress: Called after every frame.
 
@@ -201,10 +230,10 @@ class Bench:
         """
         streams, index = {name: self._engine.open(name) for name in self._names}, -1
         _, cache = plain.prefill(self._model, self._backbone.open().embeds)
-        for index, frame in enumerate(frames):
+        for index, step in enumerate(grouped(frames, self.unit)):
             # by the parity of the index's bits, so that who comes first hangs together with no refresh interval
             for name in self._names if index.bit_count() % 2 else reversed(self._names):
-                self._push(run, name, streams[name], frame)
+                self._push(run, name, streams[name], step)
             start = time.perf_counter()
             plain.prefill(self._model, self._backbone.dense, cache)
             wait(self._backbone.spec.device)
@@ -214,12 +243,13 @@ class Bench:
                     run.answers.setdefault(name, {})[str(index + 1)] = _ask(streams[name])
             progress()
         if index + 1 < self.setting.lengths[-1]:
-            raise ValueError(f"source: ends after {index + 1} frames; the bench needs {self.setting.lengths[-1]}")
+            num, needed = (index + 1) * self.unit, self.setting.lengths[-1] * self.unit
+            raise ValueError(f"source: ends after {num} frames; the bench needs {needed}")
         for name, stream in streams.items():
             run.memory_bytes[name] = stream.pipeline.memory.num_bytes(stream.state.memory)
 
-    def _push(self, run: Run, name: str, stream: Stream, frame: Frame) -> None:
-        stream.push(frame)
+    def _push(self, run: Run, name: str, stream: Stream, step: Sequence[Frame]) -> None:
+        _take(stream, step)
         report = stream.report
         assert report is not None
         if name == DENSE:
@@ -270,6 +300,18 @@ class Bench:
                 token[Product(1, 1, spec.dim, text.vocab_size)] += 1
                 own["generate"] = {"flops": flops(token), "floor_ms": floor.ms(token)}
         return found
+
+
+def grouped(frames: Iterable[Frame], unit: int) -> Iterator[tuple[Frame, ...]]:
+    """Cut frames into steps of ``unit``; what is left over at the end is left out."""
+    it = iter(frames)
+    while len(step := tuple(islice(it, unit))) == unit:
+        yield step
+
+
+def _take(stream: Stream, step: Sequence[Frame]) -> None:
+    for frame in step:
+        stream.push(frame)
 
 
 def kind_of(encoder: Any, state: Any) -> str:

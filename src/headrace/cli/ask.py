@@ -52,6 +52,8 @@ def ask(
     settings: options.Settings = None,
     chunk_frames: options.ChunkFrames = 1,
     memory_mb: options.MemoryMb = None,
+    max_pixels: options.MaxPixels = None,
+    prompt: options.Prompt = "trained",
     target_ms: options.TargetMs = None,
     keep_up: options.KeepUp = False,
     state: options.State = None,
@@ -92,6 +94,7 @@ def ask(
     standing = Instructions(tuple(watch or ()), max_tokens)
     pipeline = standing.pipeline(pipeline) if resume is None else pipeline
     running = {"pipeline": pipeline, "settings": settings or (), "chunk_frames": chunk_frames, "memory_mb": memory_mb}
+    running |= {"max_pixels": max_pixels, "prompt": prompt}
     if fps is None and not Path(source).is_dir():
         fps = FRAMES_PER_SECOND
     window = {"fps": fps, "start": start, "end": end, "realtime": realtime}
@@ -183,7 +186,7 @@ def _run(
         standing.give(stream)
         out.object("start", source=opened.name, model=engine.backbone.spec.name, pipeline=str(stream.pipeline))
         answered, title = _telling(out), f"{opened.name}   {weights.model}"
-        drawn = contextlib.nullcontext() if explain is None else explain(engine, stream, title)
+        drawn = contextlib.nullcontext() if explain is None else explain(stream, title)
         with kept.of(stream, out), drawn, pace.of(stream, opened, out) as taker:
             result = watch(stream, opened, asks, out, answered=answered, stepped=out.report, through=taker)
         folder = kept.interrupted(stream, out) if result.interrupted else None
@@ -228,6 +231,8 @@ def _check_running(running: dict[str, Any], resume: Path | None) -> None:
         1,
     ):
         raise ValueError("--resume: goes on with the saved pipeline; leave out --pipeline, --set and --chunk-frames")
+    if resume is not None and (running["max_pixels"], running["prompt"]) != (None, "trained"):
+        raise ValueError("--resume: goes on as the stream looked at its frames; leave out --max-pixels and --prompt")
 
 
 def _again(

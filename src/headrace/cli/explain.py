@@ -18,8 +18,8 @@ from torch import Tensor
 from headrace.cli import drawing
 from headrace.cli.drawing import DROPPED, KEPT, MERGED, Box, Panel
 from headrace.cli.sheet import Drawn, draw_sheet
-from headrace.engine import Engine, Stream
-from headrace.ops.grid import raster
+from headrace.engine import Stream
+from headrace.ops.grid import raster_order
 from headrace.protocols import SelectiveEncoder
 from headrace.types import Frame, Merge, Report, Sight, VisualTokens
 
@@ -71,13 +71,13 @@ class Account:
         }
 
 
-def accounts(sight: Sight, updated: Tensor | None, view: tuple[int, int]) -> Iterator[Account]:
+def accounts(sight: Sight, updated: Tensor | None, grid: tuple[int, int]) -> Iterator[Account]:
     """Tell what became of each frame of a step (of the first one where the tower takes several at once).
 
     Args:
         sight: The step.
-        updated: (L, F, N) bool patches that each tower layer computed, None for all.
-        view: (height, width) the model resizes frames to.
+        updated: (L, F, N) bool patches that each tower layer computed, in raster order, None for all.
+        grid: (rows, columns) of the tower's patches.
     """
     by_index = {frame.index: frame for frame in sight.frames}
     for i, index in enumerate(sight.dense.frames):
@@ -88,7 +88,7 @@ def accounts(sight: Sight, updated: Tensor | None, view: tuple[int, int]) -> Ite
         if updated is not None:
             patches = updated[:, i].float()
             layers = tuple(patches.mean(1).tolist())
-            work = _on_grid(patches.mean(0), view)
+            work = _on_grid(patches.mean(0), grid)
         tokens = int((sight.dense.frame == i).sum())
         yield Account(by_index[index], fate, slots, tokens, weights, layers, work)
 
@@ -103,12 +103,11 @@ def _places(tokens: VisualTokens, index: int) -> tuple[tuple[int, ...], tuple[fl
     return tuple(slots.tolist()), weights
 
 
-def _on_grid(patches: Tensor, view: tuple[int, int]) -> NDArray[np.float32] | None:
+def _on_grid(patches: Tensor, grid: tuple[int, int]) -> NDArray[np.float32] | None:
     """Lay (N,) patches out on their grid, None where they are none."""
-    rows, columns = raster(len(patches), view)
-    if rows == 1 and len(patches) > 1:
+    if len(patches) != grid[0] * grid[1]:
         return None
-    laid: NDArray[np.float32] = patches.cpu().numpy().reshape(rows, columns)
+    laid: NDArray[np.float32] = patches.cpu().numpy().reshape(grid)
     return laid
 
 
@@ -155,13 +154,10 @@ class Explainer:
             raise ValueError(f"--explain: {self.folder} cannot be written to ({error.strerror})") from None
 
     @contextmanager
-    def follow(
-        self, engine: Engine, stream: Stream, title: str, *, told: Callable[[dict[str, Any]], None]
-    ) -> Iterator[None]:
+    def follow(self, stream: Stream, title: str, *, told: Callable[[dict[str, Any]], None]) -> Iterator[None]:
         """Draw what the stream does while a block runs, in place of an earlier explanation in the folder.
 
         Args:
-            engine: Whose model it is.
             stream: What to observe.
             title: First line of the sheet.
             told: Called at the end, also after a failure, with what was drawn and where it is.
@@ -177,11 +173,11 @@ class Explainer:
         def observe(sight: Sight, report: Report) -> None:
             encoder, updated = stream.pipeline.encoder, None
             if isinstance(encoder, SelectiveEncoder):
-                updated = encoder.updated(sight.encoder, len(sight.dense.frames))
+                updated = raster_order(encoder.updated(sight.encoder, len(sight.dense.frames)), stream.spec.patch_order)
             if not view:
-                height, width = engine.backbone.pixels(sight.frames[:1]).shape[-2:]
+                height, width = stream.backbone.pixels(sight.frames[:1]).shape[-2:]
                 view.append((height, width))
-            for account in accounts(sight, updated, view[0]):
+            for account in accounts(sight, updated, stream.spec.patch_grid):
                 self._take(account, report, view[0])
 
         stream.observe(observe)

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from headrace.bench.record import Record
 
 LENGTHS = "16,32,64"
+LARGE = ("3b", "4b", "7b", "8b")
 LENGTHS_LARGE = "16"  # a model of several billion parameters takes a minute per frame on a small machine
 FRAMES_PER_SECOND = 2.0  # looked at, as the other commands do
+MOST_AT_ONCE = 2  # frames that any tower takes in one step
 TELL_S = 15.0  # seconds between two lines of progress
 
 
@@ -35,8 +37,8 @@ def latency(
     frames: Annotated[
         str | None,
         typer.Option(
-            help="Lengths with commas; the longest is run, the others are its prefixes. Default: 16,32,64; at the 7B"
-            " shape 16."
+            help="Lengths with commas; the longest is run, the others are its prefixes. Default: 16,32,64; at shapes of"
+            " 3B and more 16. Pairs of frames where the tower takes two at once."
         ),
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Runs.")] = 5,
@@ -70,7 +72,7 @@ def latency(
     setting = bench.Setting(
         shape=model_shape,
         pipeline=pipeline,
-        lengths=_lengths(frames or (LENGTHS_LARGE if model_shape.endswith("7b") else LENGTHS)),
+        lengths=_lengths(frames or (LENGTHS_LARGE if model_shape.endswith(LARGE) else LENGTHS)),
         source=source,
         dtype=str(choose_dtype(dtype, place, model_shape)).removeprefix("torch."),
         device=str(place),
@@ -107,7 +109,7 @@ def _measure(record: Record, repeats: int, save: Path | None, out: Output) -> No
     setting, most = record.setting, record.setting.lengths[-1]
     watch = partial(video.open, setting.source, fps=None if Path(setting.source).is_dir() else FRAMES_PER_SECOND)
     with watch() as opened:
-        first = list(itertools.islice(opened, COUNTED))
+        first = list(itertools.islice(opened, MOST_AT_ONCE * COUNTED))
     bench = Bench(setting, tell=out.note)
     bench.warm_up(first)
     pace = _pace(setting, repeats, len(record.runs), out)
@@ -120,7 +122,7 @@ def _measure(record: Record, repeats: int, save: Path | None, out: Output) -> No
                 record.write(save)
 
         with watch() as opened:
-            bench.run(itertools.islice(opened, most), run, progress=progress)
+            bench.run(itertools.islice(opened, most * bench.unit), run, progress=progress)
         record.costs = record.costs or bench.costs(run)
         record.runs, record.unfinished = [*record.runs, run], None
         record.machine = machine()

@@ -47,6 +47,21 @@ ChunkFrames = Annotated[int, typer.Option(help="Frames that are taken in togethe
 MemoryMb = Annotated[
     float | None, typer.Option(help="Most MiB the past may take; refused when it cannot hold.", rich_help_panel=STREAM)
 ]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(
+        help="Most pixels of a frame as the model sees it, where it takes any size (Qwen-VL). The first frame's shape"
+        " then fixes the size of all. Default: 134 visual tokens.",
+        rich_help_panel=MODEL,
+    ),
+]
+Prompt = Annotated[
+    str,
+    typer.Option(
+        help="trained: prompts and positions as the model's authors wrote them; library: as transformers does.",
+        rich_help_panel=MODEL,
+    ),
+]
 TargetMs = Annotated[
     float | None,
     typer.Option(

@@ -13,6 +13,7 @@ from headrace.engine.folder import Folder
 from headrace.engine.pipeline import Pipeline
 from headrace.engine.stream import Stream
 from headrace.protocols import Backbone
+from headrace.types import View
 
 NANO = "nano"
 
@@ -27,6 +28,14 @@ class Engine:
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
 
+    def looking(self, view: View) -> Backbone:
+        """The model as a stream with this view looks through it.
+
+        Raises:
+            ValueError: The view has something the model cannot do.
+        """
+        return self.backbone if view == self.backbone.view else self.backbone.at(view)
+
     def open(
         self,
         pipeline: str | Pipeline = "dense",
@@ -34,6 +43,8 @@ class Engine:
         settings: Iterable[str] | str = (),
         chunk_frames: int = 1,
         memory_mb: float | None = None,
+        max_pixels: int | None = None,
+        prompt: str = "trained",
         watch: Iterable[str] | str = (),
     ) -> Stream:
         """Open a stream.
@@ -43,15 +54,20 @@ class Engine:
             settings: ``role.field=value`` texts (or one), for a pipeline given as text.
             chunk_frames: Frames per step, for a pipeline given as text.
             memory_mb: Most the stream's past may take, in MiB; None for no limit.
+            max_pixels: Most pixels of a frame as the tower sees it, for models that take any size; the first frame's
+                shape then fixes the size of all.
+            prompt: ``trained`` writes prompts and positions as the model's authors did, ``library`` as transformers
+                does, where the two differ.
             watch: Standing instructions (or one) that hold from the first frame on; see ``Stream.watch``.
 
         Raises:
-            ValueError: The pipeline, a setting, the budget or an instruction is wrong.
+            ValueError: The pipeline, a setting, a budget, the prompt or an instruction is wrong.
         """
         if isinstance(pipeline, str):
             settings = (settings,) if isinstance(settings, str) else settings
             pipeline = Pipeline.parse(pipeline, settings, chunk_frames=chunk_frames)
-        stream = Stream(self, pipeline, budget_bytes=_bytes(memory_mb))
+        view = View(max_pixels=max_pixels, prompt=prompt)
+        stream = Stream(self, pipeline, budget_bytes=_bytes(memory_mb), view=view)
         for text in (watch,) if isinstance(watch, str) else watch:
             stream.watch(text)
         return stream

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from headrace.cache import Written
-from headrace.types import Cursor, Frame, ModelSpec
+from headrace.types import Cursor, Frame, ModelSpec, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,7 @@ class StreamState:
         num_tokens_kept: Visual tokens after compression, over the whole stream.
         watching: Standing instructions, oldest first.
         num_watches: Standing instructions given so far, those taken back included.
+        view: How the stream looks through the model.
     """
 
     encoder: Any
@@ -65,6 +66,7 @@ class StreamState:
     num_tokens_kept: int = 0
     watching: tuple[Standing, ...] = ()
     num_watches: int = 0
+    view: View = field(default_factory=View)
 
 
 def fork(value: Any) -> Any:

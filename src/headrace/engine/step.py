@@ -96,6 +96,7 @@ def begin(pipeline: Pipeline, backbone: Backbone, *, budget_bytes: int | None) -
         compressor=pipeline.compressor.init(spec),
         memory=pipeline.memory.init(spec, *looks_up),
         speaker=pipeline.speaker.init(spec),
+        view=backbone.view,
     )
     if pipeline.memory.kind == "tokens":
         return state
@@ -134,7 +135,7 @@ def advance(
         MemoryBudgetError: The rows would not fit; the state is unchanged.
     """
     spec = backbone.spec
-    most = len(frames) * (spec.grid[0] * spec.grid[1] + spec.around_rows)
+    most = most_rows(spec, len(frames))
     check_budget(pipeline, spec, state.memory, most, budget_bytes)
     watch = Stopwatch(backbone)
     encoder, compressor, sight = see(pipeline, backbone, state, frames, watch)
@@ -178,6 +179,11 @@ def advance(
         spent=getattr(encoder, "spent", None),
     )
     return after, report, decision, sight
+
+
+def most_rows(spec: ModelSpec, num_frames: int) -> int:
+    """The most decoder rows that so many frames bring."""
+    return -(-num_frames // spec.frames_per_step) * (spec.grid[0] * spec.grid[1] + spec.around_rows)
 
 
 def framed(cursor: Cursor) -> Cursor:

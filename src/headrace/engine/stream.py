@@ -19,8 +19,9 @@ from headrace.engine.folder import Folder
 from headrace.engine.listening import listen, stand
 from headrace.engine.pipeline import Pipeline
 from headrace.engine.state import StreamState, fork
-from headrace.engine.step import MemoryBudgetError, advance, answered, begin, check_budget, picture_of
-from headrace.types import Answer, Event, Frame, ModelSpec, Query, Report, Sight, Span, Token, join
+from headrace.engine.step import MemoryBudgetError, advance, answered, begin, check_budget, most_rows, picture_of
+from headrace.protocols import Backbone
+from headrace.types import Answer, Event, Frame, ModelSpec, Query, Report, Sight, Span, Token, View, join
 
 if TYPE_CHECKING:
     from headrace.engine.engine import Engine
@@ -38,8 +39,10 @@ class Stream:
         budget_bytes: Most bytes the past may take, None for no limit.
         state: Where to go on; None starts anew.
         folder: Where the state was read from.
+        view: How to look through the model, where the stream starts anew.
 
     Raises:
+        ValueError: The model cannot be looked through like that.
         MemoryBudgetError: The memory's bound is above the budget.
     """
 
@@ -51,9 +54,10 @@ class Stream:
         budget_bytes: int | None = None,
         state: StreamState | None = None,
         folder: Folder | None = None,
+        view: View | None = None,
     ) -> None:
         self._engine = engine
-        self._backbone = engine.backbone
+        self._backbone: Backbone = engine.looking((view or View()) if state is None else state.view)
         self.pipeline = pipeline
         self._budget_bytes = budget_bytes
         self._lock = threading.RLock()
@@ -79,8 +83,13 @@ class Stream:
 
     @property
     def spec(self) -> ModelSpec:
-        """The model's numbers."""
+        """The model's numbers; its grid is known from the first frame on."""
         return self._backbone.spec
+
+    @property
+    def backbone(self) -> Backbone:
+        """The model as this stream looks through it."""
+        return self._backbone
 
     @property
     def num_frames(self) -> int:
@@ -111,14 +120,23 @@ class Stream:
             frame = frame if isinstance(frame, Frame) else self._framed(frame)
             if not frame.image.numel():
                 raise ValueError("push: the picture is empty; takes a Frame or a uint8 (H, W, 3) picture")
-            pending = (*self._state.pending, frame)
-            num_frames, next_index = self._state.num_frames + 1, frame.index + 1
-            seen = replace(self._state, num_frames=num_frames, time_s=frame.time_s, next_index=next_index)
+            state = self._state if self._state.num_frames else self._settled(frame)
+            pending, num_frames, next_index = (*state.pending, frame), state.num_frames + 1, frame.index + 1
+            seen = replace(state, num_frames=num_frames, time_s=frame.time_s, next_index=next_index)
             if len(pending) < self._step_frames:
                 self._state, self.report = replace(seen, pending=pending), None
                 return self._heard()
             self._step(replace(seen, pending=()), pending)
             return self._heard()
+
+    def _settled(self, frame: Frame) -> StreamState:
+        """The state with the size of all frames fixed by the first one; what looks at pictures starts anew."""
+        view = self._backbone.choose(self._state.view, frame)
+        if view == self._state.view:
+            return self._state
+        self._backbone = self._engine.looking(view)
+        encoder, compressor = self.pipeline.encoder.init(self.spec), self.pipeline.compressor.init(self.spec)
+        return replace(self._state, view=view, encoder=encoder, compressor=compressor)
 
     def _heard(self) -> list[Event]:
         """Hand out what the stream has said since the last push."""
@@ -200,8 +218,8 @@ class Stream:
                 raise ValueError("question: no frame has been pushed yet; push at least one before asking")
             num_rows = 1 + len(self._backbone.turn(query.text, self._state.cursor)) + query.max_tokens
             if query.remember:
-                grid, around, pending = self.spec.grid, self.spec.around_rows, self._state.pending
-                most = num_rows + len(pending) * (grid[0] * grid[1] + around)
+                pending = self._state.pending
+                most = num_rows + most_rows(self.spec, len(pending))
                 check_budget(self.pipeline, self.spec, self._state.memory, most, self._budget_bytes)
                 if pending:
                     self._step(replace(self._state, pending=()), pending)

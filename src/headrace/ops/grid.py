@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from headrace.types import VisualTokens
 
 
-def raster(num: int, size: tuple[int, int]) -> tuple[int, int]:
-    """Tell how ``num`` square patches cover a picture.
+def spread(mask: Tensor, grid: tuple[int, int], reach: int, *, order: Tensor | None = None) -> Tensor:
+    """Mark all places at most ``reach`` rows and columns away from a marked one.
 
     Args:
-        num: Patches.
-        size: Height and width of the picture in pixels.
+        mask: (N,) bool.
+        grid: Rows and columns; N places.
+        reach: >= 0.
+        order: (N,) int64 place on the grid of every entry of the mask, None for raster order.
 
     Returns:
-        Rows and columns; (1, num) where no grid of that many patches fits.
+        (N,) bool, in the order of ``mask``.
     """
-    rows = max(1, round(math.sqrt(num * size[0] / size[1])))
-    return (rows, num // rows) if num % rows == 0 else (1, num)
-
-
-def spread(mask: Tensor, grid: tuple[int, int], reach: int) -> Tensor:
-    """Mark all places at most ``reach`` rows and columns away from a marked one: (N,) bool to (N,) bool."""
     if not reach:
         return mask
-    marked = mask.view(1, 1, *grid).float()
-    return torch.nn.functional.max_pool2d(marked, 2 * reach + 1, stride=1, padding=reach).flatten() > 0
+    marked = raster_order(mask, order).view(1, 1, *grid).float()
+    wide = torch.nn.functional.max_pool2d(marked, 2 * reach + 1, stride=1, padding=reach).flatten() > 0
+    return wide if order is None else wide[order]
+
+
+def raster_order(x: Tensor, order: Tensor | None) -> Tensor:
+    """Put the last axis of (..., N), whose entries stand at the places ``order``, into raster order."""
+    return x if order is None else torch.empty_like(x).index_copy_(-1, order, x)
 
 
 def pool_cells(tokens: VisualTokens, last: Tensor | None = None) -> Tensor | None:

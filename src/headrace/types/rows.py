@@ -24,6 +24,21 @@ class Kind(IntEnum):
     ANSWER = 5  # rows the model produced
 
 
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A run of frames whose positions count from its start, as long as nothing comes between them.
+
+    Attributes:
+        start_s: Time of its first temporal step.
+        step_s: Seconds from its first step to its second, 0 before that.
+        reach: Positions from its start to where the next row would stand if it ended here.
+    """
+
+    start_s: float
+    step_s: float
+    reach: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Segment:
     """A run of new rows for the decoder.
@@ -39,6 +54,8 @@ class Segment:
         tokens: (T,) int64 vocabulary ids, -1 for rows that are no vocabulary entries.
         turn: Number of the conversation turn, 0 before the first question.
         deep: (J, V, D) features added after decoder layers 0..J-1 to the V visual rows, or None.
+        clip: The clip its frames belong to, as it stands after them; None for other rows, and in families whose frames
+            stand on their own.
     """
 
     embeds: Tensor
@@ -50,6 +67,7 @@ class Segment:
     tokens: Tensor
     turn: int = 0
     deep: Tensor | None = None
+    clip: Clip | None = None
 
     def __len__(self) -> int:
         return self.embeds.shape[0]
@@ -67,6 +85,7 @@ class Segment:
             time_s=self.time_s[part],
             tokens=self.tokens[part],
             deep=None,
+            clip=None,
         )
 
     def take(self, rows: Tensor) -> Segment:
@@ -119,6 +138,7 @@ def join(segments: Sequence[Segment], *, placed: bool = False) -> Segment:
         time_s=torch.cat([seg.time_s for seg in segments]),
         tokens=torch.cat([seg.tokens for seg in segments]),
         deep=torch.cat(deep, dim=1) if deep else None,
+        clip=segments[-1].clip,
     )
 
 
@@ -261,9 +281,12 @@ class Cursor:
         clip_open: True when frames were added since the last turn, so that the next turn must close the clip.
         turn: Number of remembered turns so far.
         answered: True when the last remembered rows are an answer, so that new rows must end it first.
+        clip: The clip that goes on with the next frame, in families whose frames count from its start; ``next`` is then
+            where it started.
     """
 
     next: int = 0
     clip_open: bool = False
     turn: int = 0
     answered: bool = False
+    clip: Clip | None = None

@@ -28,6 +28,27 @@ class Rope:
     section: tuple[int, ...] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """How one stream looks through a model: chosen when it is opened, saved and forked with it.
+
+    Attributes:
+        max_pixels: Most pixels of a frame as the tower sees it; None for what the family takes a stream to be worth.
+        size: (height, width) in pixels of every frame as the tower sees it. None before the first frame, and where the
+            tower has one size only.
+        prompt: ``trained`` writes prompts and positions as the model's authors did, ``library`` as transformers does,
+            where the two differ.
+    """
+
+    max_pixels: int | None = None
+    size: tuple[int, int] | None = None
+    prompt: str = "trained"
+
+    def fork(self) -> View:
+        """Return itself."""
+        return self
+
+
 @dataclass(frozen=True, eq=False)
 class ModelSpec:
     """What a method may know of the model.
@@ -40,9 +61,13 @@ class ModelSpec:
         kv_heads: Key/value heads.
         head_dim: Width of a head.
         dim: Width of the decoder.
-        grid: (rows, columns) of visual tokens per temporal step.
+        grid: (rows, columns) of visual tokens per temporal step. Where a stream's first frame decides, one row of as
+            many tokens as there may be until then.
+        patch_grid: (rows, columns) of the tower's own rows per temporal step; (0, 0) where the first frame decides.
         vision_layers: Layers of the vision tower.
         vision_dim: Width of the tower.
+        taps: Tower layers whose output joins early decoder layers (deepstack), ascending.
+        patch_order: (N,) int64 place on ``patch_grid`` of every tower row, None for raster order.
         frames_per_step: Frames the tower takes at once (2 where patches span two frames).
         rope: Rotary embedding.
         scale: Factor on attention logits.
@@ -75,6 +100,9 @@ class ModelSpec:
     dtype: torch.dtype
     device: torch.device
     stop_ids: tuple[int, ...]
+    patch_grid: tuple[int, int] = (0, 0)
+    patch_order: Tensor | None = None
+    taps: tuple[int, ...] = ()
     position_rows: int = 1
     around_rows: int = 1
     prefix_rows: int = 0

@@ -52,6 +52,7 @@ class VisualTokens:
         grid: (rows, columns) of the pooled grid; the same for every frame of the step.
         frames: Stream index of each of the F frames.
         times_s: Presentation time of each of the F frames, in seconds.
+        ends_s: Where a temporal step is several frames, the time of the last frame of each; None where it is one.
         deep: (J, N, D) features that join decoder layers 0..J-1, or None.
         weight: (N,) float32 number of dense tokens each one stands for, or None when all are 1.
     """
@@ -65,6 +66,7 @@ class VisualTokens:
     times_s: tuple[float, ...]
     deep: Tensor | None = None
     weight: Tensor | None = None
+    ends_s: tuple[float, ...] | None = None
 
     def __len__(self) -> int:
         return self.features.shape[0]
@@ -127,7 +129,9 @@ class VisualTokens:
         parts = []
         for i, (frame, time_s) in enumerate(zip(self.frames, self.times_s, strict=True)):
             part = self.take(torch.nonzero(self.frame == i).squeeze(1))
-            parts.append(replace(part, frame=torch.zeros_like(part.frame), frames=(frame,), times_s=(time_s,)))
+            ends = None if self.ends_s is None else (self.ends_s[i],)
+            own = replace(part, frames=(frame,), times_s=(time_s,), ends_s=ends)
+            parts.append(replace(own, frame=torch.zeros_like(part.frame)))
         return tuple(parts)
 
     def num_bytes(self) -> int:

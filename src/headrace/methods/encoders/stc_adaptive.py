@@ -18,7 +18,8 @@ far as two patches of a picture lie apart. When this reaches ``drift`` pictures,
 it is a cut when the median patch moved much farther than noise would move it and than the median did on the frame
 before. That last keeps a camera that pans or shakes, and light that swings, from being a cut on every frame.
 
-Shapes: F frames, N patches in raster order, U patches worked on, D tower width.
+Shapes: F frames (temporal steps where the tower takes several at once), N patches in the tower's order, U patches
+worked on, D tower width, J layers tapped for deepstack.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from headrace.ops.grid import raster, spread
+from headrace.ops.grid import spread
 from headrace.protocols import Backbone, Card, Method, VisionBlock
 from headrace.types import Frame, ModelSpec, VisualTokens
 
@@ -46,14 +47,14 @@ class Computed:
 
     Attributes:
         patches: (N, D) embeddings it was computed from.
-        features: (N, D) output of the last layer.
+        outputs: (1+J, N, D) output of the last layer, then of the layers that are tapped.
         layers: Keys and values per layer, (N, D) each.
         age: (N,) int64 frames since then.
         contrast: Mean squared distance of a patch of the last full pass from their mean, places not counted.
     """
 
     patches: Tensor
-    features: Tensor
+    outputs: Tensor
     layers: tuple[tuple[Tensor, Tensor], ...]
     age: Tensor
     contrast: float
@@ -94,21 +95,37 @@ def grey(size: tuple[int, int], amount: float) -> Frame:
     return Frame(0, 0.0, (128 + amount * noise).round().clamp(0, 255).to(torch.uint8))
 
 
-def full_pass(blocks: Sequence[VisionBlock], x: Tensor) -> tuple[Tensor, tuple[tuple[Tensor, Tensor], ...]]:
-    """Run all layers on all patches of a frame: (N, D) to (N, D), and every layer's keys and values."""
-    h, layers = x[None], []
-    for block in blocks:
+def full_pass(
+    blocks: Sequence[VisionBlock], x: Tensor, taps: Sequence[int] = ()
+) -> tuple[Tensor, tuple[tuple[Tensor, Tensor], ...]]:
+    """Run all layers on all patches of a frame.
+
+    Args:
+        blocks: The layers.
+        x: (N, D) the patches' embeddings.
+        taps: Layers whose output is wanted beside the last one's.
+
+    Returns:
+        (1+J, N, D) outputs, and every layer's keys and values.
+    """
+    h, layers, tapped = x[None], [], []
+    for index, block in enumerate(blocks):
         normed = block.norm1(h)
         k = block.keys(normed)
         q, v = block.queries_values(normed)
         h = h + block.out(block.attend(q, k, v))
         h = h + block.mlp(block.norm2(h))
         layers.append((k[0], v[0]))
-    return h[0], tuple(layers)
+        tapped.extend([h] if index in taps else [])
+    return torch.cat([h, *tapped]) if tapped else h, tuple(layers)
 
 
 def part_pass(
-    blocks: Sequence[VisionBlock], x: Tensor, rows: Tensor, layers: Sequence[tuple[Tensor, Tensor]]
+    blocks: Sequence[VisionBlock],
+    x: Tensor,
+    rows: Tensor,
+    layers: Sequence[tuple[Tensor, Tensor]],
+    taps: Sequence[int] = (),
 ) -> tuple[Tensor, tuple[tuple[Tensor, Tensor], ...]]:
     """Run all layers on some patches of a frame, which attend to all.
 
@@ -117,19 +134,21 @@ def part_pass(
         x: (U, D) the patches' embeddings.
         rows: (U,) int64 which they are.
         layers: Keys and values of all patches, (N, D) each, per layer.
+        taps: Layers whose output is wanted beside the last one's.
 
     Returns:
-        (U, D) output, and the keys and values with those of the patches put in.
+        (1+J, U, D) outputs, and the keys and values with those of the patches put in.
     """
-    h, fresh = x[None], []
-    for block, (k, v) in zip(blocks, layers, strict=True):
+    h, fresh, tapped, which = x[None], [], [], rows[None]
+    for index, (block, (k, v)) in enumerate(zip(blocks, layers, strict=True)):
         normed = block.norm1(h)
-        q, new = block.queries_values(normed)
-        k, v = k.index_copy(0, rows, block.keys(normed)[0]), v.index_copy(0, rows, new[0])
-        h = h + block.out(block.attend(q, k[None], v[None]))
+        q, new = block.queries_values(normed, which)
+        k, v = k.index_copy(0, rows, block.keys(normed, which)[0]), v.index_copy(0, rows, new[0])
+        h = h + block.out(block.attend(q, k[None], v[None], which))
         h = h + block.mlp(block.norm2(h))
         fresh.append((k, v))
-    return h[0], tuple(fresh)
+        tapped.extend([h] if index in taps else [])
+    return torch.cat([h, *tapped]) if tapped else h, tuple(fresh)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,16 +190,17 @@ class StcAdaptive(Method):
     ) -> tuple[AdaptiveState, VisualTokens]:
         """Take the frames one by one, so that how they are cut into steps changes nothing."""
         px = backbone.pixels(frames)
-        features, worked, size = [], [], (px.shape[-2], px.shape[-1])
+        outputs, worked, size = [], [], (px.shape[-2], px.shape[-1])
         for x in backbone.patches(px):
             state = self._frame(state, x, backbone, size)
             assert state.computed is not None
             assert state.worked is not None
-            features.append(state.computed.features)
+            outputs.append(state.computed.outputs)
             worked.append(state.worked)
         mask = torch.stack(worked)
         state = replace(state, worked=mask, spent=float(mask.float().mean()))
-        return state, backbone.project(torch.stack(features), frames)
+        h, *tapped = torch.stack(outputs, 1)
+        return state, backbone.project(h, frames, tapped)
 
     def updated(self, state: AdaptiveState, num_frames: int) -> Tensor:
         """Patches that the last step computed, (L, F, N) bool; see ``protocols.SelectiveEncoder``."""
@@ -201,31 +221,33 @@ class StcAdaptive(Method):
         due = state.drift + float(change.mean()) >= self.drift
         if due or median > CUT * max(noise, state.median):
             return replace(self._afresh(state, x, backbone, size), median=median)
-        rows = self._choose(changed, moved, known.age, raster(x.shape[0], size))
+        spec = backbone.spec
+        near = spread(changed, spec.patch_grid, self.halo, order=spec.patch_order)
+        rows = self._choose(changed, near, moved, known.age)
         worked = torch.zeros_like(changed).index_fill_(0, rows, value=True)
         age = (known.age + 1).masked_fill(worked, 0)
         if len(rows):
-            h, layers = part_pass(backbone.blocks(), x[rows], rows, known.layers)
-            patches, features = known.patches.index_copy(0, rows, x[rows]), known.features.index_copy(0, rows, h)
-            known = Computed(patches, features, layers, age, known.contrast)
+            h, layers = part_pass(backbone.blocks(), x[rows], rows, known.layers, spec.taps)
+            patches, outputs = known.patches.index_copy(0, rows, x[rows]), known.outputs.index_copy(1, rows, h)
+            known = Computed(patches, outputs, layers, age, known.contrast)
         else:
             known = replace(known, age=age)
         drift = state.drift + float(change[rows].sum()) / len(x)
         return AdaptiveState(known, state.grey, state.grain, drift, median, since, worked)
 
-    def _choose(self, changed: Tensor, moved: Tensor, age: Tensor, grid: tuple[int, int]) -> Tensor:
+    def _choose(self, changed: Tensor, near: Tensor, moved: Tensor, age: Tensor) -> Tensor:
         """Choose what to compute: changed patches, most moved first; those around them; the rest, oldest first.
 
         Args:
             changed: (N,) bool.
+            near: (N,) bool, changed ones and those around them.
             moved: (N,) squared distances.
             age: (N,) int64.
-            grid: Rows and columns of the patches.
 
         Returns:
             (U,) int64 ascending.
         """
-        num, near = len(changed), spread(changed, grid, self.halo)
+        num = len(changed)
         wanted = max(min(int(near.sum()), int(self.most * num)), int(self.least * num))
         order = torch.where(changed, moved, age.to(moved)).sort(descending=True, stable=True).indices
         rank = changed.int() + near.int()
@@ -242,6 +264,6 @@ class StcAdaptive(Method):
             grain = float((noisy.float() - plain.float()).square().sum(-1).mean()) / PROBE**2
         # Noise alone is contrast too: on a black picture nothing else would be left to compare with.
         contrast = float((x.float() - plain.float()).var(0, correction=0).sum()) + grain * PROBE**2
-        features, layers = full_pass(backbone.blocks(), x)
+        outputs, layers = full_pass(backbone.blocks(), x, backbone.spec.taps)
         age, worked = (torch.zeros(len(x), dtype=kind, device=x.device) for kind in (torch.int64, torch.bool))
-        return AdaptiveState(Computed(x, features, layers, age, contrast), plain, grain, worked=~worked)
+        return AdaptiveState(Computed(x, outputs, layers, age, contrast), plain, grain, worked=~worked)

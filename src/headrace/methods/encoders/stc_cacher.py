@@ -65,6 +65,8 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 def similarity(keys: Tensor, reference: Tensor, metric: str) -> Tensor:
     """Compare fresh keys with the reference, in fp32; the lower, the more a patch changed.
 
+    Where a tower turns keys by their place, both are turned alike, which changes none of these but ``l1``.
+
     Args:
         keys: (F, N, D).
         reference: (N, D).
@@ -123,10 +125,10 @@ def reuse(
         rows_of = y.reshape(-1, width).index_copy_(0, flat, new.reshape(-1, width))
         return rows_of.view(num_frames, num_patches, width)
 
-    q, fresh = block.queries_values(pick(x))
+    q, fresh = block.queries_values(pick(x), rows)
     v = put(reference.values.repeat(num_frames, 1), fresh)
     picked = pick(h)
-    picked = picked + block.out(block.attend(q, k, v))
+    picked = picked + block.out(block.attend(q, k, v, rows))
     picked = picked + block.mlp(block.norm2(picked))
     return put(h + reference.added, picked), rows
 
@@ -166,22 +168,24 @@ class StcCacher(Method):
 
     def step(self, state: CacherState, frames: Sequence[Frame], backbone: Backbone) -> tuple[CacherState, VisualTokens]:
         """Refresh when it is time, reuse otherwise."""
-        h, layers, rows, worked = backbone.patches(backbone.pixels(frames)), state.layers, None, []
-        num_patches = h.shape[1]
+        h, layers, taps = backbone.patches(backbone.pixels(frames)), state.layers, backbone.spec.taps
+        num_patches, rows, worked, tapped = h.shape[1], None, [], []
         if self.next_kind(state) == REFRESH or layers[0].keys.shape[0] != num_patches:
             found = []
-            for block in backbone.blocks():
+            for index, block in enumerate(backbone.blocks()):
                 h, reference = refresh(block, h)
                 found.append(reference)
+                tapped.extend([h] if index in taps else [])
             layers = tuple(found)
         else:
             num = min(max(int(num_patches * self.update_ratio), 1), num_patches)
-            for block, reference in zip(backbone.blocks(), layers, strict=True):
+            for index, (block, reference) in enumerate(zip(backbone.blocks(), layers, strict=True)):
                 h, chosen = reuse(block, h, reference, rows, num=num, metric=self.metric)
                 rows = chosen if self.selection == "shared" else None
                 worked.append(chosen)
+                tapped.extend([h] if index in taps else [])
         computed = torch.stack(worked) if worked else None
-        return CacherState(state.step + 1, layers, computed), backbone.project(h, frames)
+        return CacherState(state.step + 1, layers, computed), backbone.project(h, frames, tapped)
 
     def next_kind(self, state: CacherState) -> str:
         """Say whether the next step refreshes or reuses; a change of the picture's size makes it refresh, too."""

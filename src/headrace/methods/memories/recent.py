@@ -69,9 +69,9 @@ class Recent(Method):
         return sum(item.num_bytes() for item in state.items)
 
     def bound_bytes(self, spec: ModelSpec) -> int:
-        """N frames of full grids and the turns."""
+        """N frames of full grids, deepstack features included, and the turns."""
         width = spec.dim * spec.dtype.itemsize
-        per_frame = spec.grid[0] * spec.grid[1] * (width + 28)
+        per_frame = spec.grid[0] * spec.grid[1] * (width * (1 + len(spec.taps)) + 28)
         return self.frames * per_frame + self.turn_rows * (width + 33 + 8 * spec.position_rows)
 
 
