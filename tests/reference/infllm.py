@@ -20,7 +20,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"window": 6, "retrieve": 3, "sinks": 8, "block": 4, "exec_rows": 3, "max_blocks": 9, "remainder": "released"},
     {"window": 4, "retrieve": 1, "sinks": 2, "represent": 2, "positions": "original", "max_blocks": 8},
     {"window": 5, "retrieve": 2, "per_head": True, "exec_rows": 1, "positions": "repack", "max_blocks": 30},
-    {"window": 12, "retrieve": 0, "block": 7, "remainder": "released", "max_blocks": 5},
+    {"window": 12, "retrieve": 0, "block": 8, "remainder": "released", "max_blocks": 5},
 ]
 IDENTITY: list[dict[str, Any]] = [{"window": 100_000}, {"window": 100_000, "sinks": 0, "exec_rows": 2, "block": 3}]
 REJECTS: dict[str, list[Any]] = {
@@ -32,6 +32,7 @@ REJECTS: dict[str, list[Any]] = {
     "represent": [0],
     "remainder": ["", "card"],
     "max_blocks": [0],
+    "ram_blocks": [-1],
     "positions": ["", "gaps", "Repack"],
 }
 TUNED: dict[str, list[Any]] = {"retrieve": [0, 1, 40], "max_blocks": [1, 4, 30]}

@@ -27,6 +27,7 @@ REJECTS: dict[str, list[Any]] = {
     "sinks": [-1],
     "recent": [-1],
     "max_blocks": [0],
+    "ram_blocks": [-1],
     "positions": ["", "gaps", "Repack"],
 }
 TUNED: dict[str, list[Any]] = {"retrieve": [0, 1, 40], "max_blocks": [1, 4, 30]}

@@ -1,11 +1,12 @@
 """Blocks of keys and values, what is known of each row, and the Contexts that attend to them."""
 
 from headrace.cache.context import CacheContext, Past
+from headrace.cache.disk import Disk
 from headrace.cache.fences import Fences
 from headrace.cache.index import Found, MeanKeys, VectorIndex, choose
 from headrace.cache.recall import Library, RecallContext
 from headrace.cache.sealed import Sealed, cut_blocks
-from headrace.cache.shelf import Shelf
+from headrace.cache.shelf import Limits, Shelf
 from headrace.cache.stepwise import StepContext, Steps, Trace, Working, represented
 from headrace.cache.store import KVCache
 from headrace.cache.table import RowView
@@ -14,10 +15,12 @@ from headrace.cache.written import Written
 
 __all__ = [
     "CacheContext",
+    "Disk",
     "Fences",
     "Found",
     "KVCache",
     "Library",
+    "Limits",
     "MeanKeys",
     "Past",
     "RecallContext",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from headrace.cache.context import Past, Seen, windowed
 from headrace.cache.index import Found
+from headrace.cache.sealed import Held
 from headrace.cache.shelf import FIRST, HIGH, LOW, STOP, Shelf
 from headrace.cache.tail import Tail
 from headrace.cache.windowed import WindowContext
@@ -90,6 +91,7 @@ class RecallContext(WindowContext):
         self._wanted = torch.empty(0, dtype=torch.int64)
         self._layouts: dict[int, Layout] = {}
         self._laid = [Tail() for _ in range(spec.layers)]
+        self._opened: list[Held] = []  # files stay mapped while other layers may want the same blocks
         self._witness = Witness()
 
     def begin(self, segment: Segment) -> None:
@@ -155,6 +157,7 @@ class RecallContext(WindowContext):
         shelf, sinks = self._library.shelf, self._sinks
         places = shelf.find(found.ids)
         blocks, bounds = shelf.take(places), shelf.bounds[places]
+        self._opened += [block.open() for block in blocks]
         held = [(run.keys, run.values) for run in sinks.layers[layer]] + [block.layer(layer) for block in blocks]
         rows = [run.rows for run in sinks.layers[layer]]
         arrival = torch.cat(
@@ -173,7 +176,9 @@ class RecallContext(WindowContext):
         spec = self._spec
         shape = (spec.kv_heads, 0, spec.head_dim)
         empty = torch.empty(shape, dtype=spec.dtype, device=spec.device)
-        keys, values = (torch.cat([pair[i] for pair in held] or [empty], dim=1) for i in (0, 1))
+        keys, values = (
+            torch.cat([empty, *(pair[i].to(spec.device, non_blocking=True) for pair in held)], dim=1) for i in (0, 1)
+        )
         cos, sin = cos_sin(spec.rope, place, dtype=spec.dtype, device=spec.device)
         return Layout(found, rotate(keys, cos, sin), values, arrival, number, int(shift_rows[-1]), int(shift_ids[-1]))
 

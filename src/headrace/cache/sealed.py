@@ -8,6 +8,7 @@ holder.
 from __future__ import annotations
 
 import hashlib
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,7 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headrace.cache.disk import Disk, File
 from headrace.cache.store import KVCache
+from headrace.ops.narrow import narrow, widen
 from headrace.types import LayerSpan, ModelSpec, Segment
 
 
@@ -49,30 +52,75 @@ class Notes:
         return sum(x.numel() * x.itemsize for x in (self.kind, self.frame, self.time_s, self.ids))
 
 
+class Held:
+    """The tensors of a block while somebody reads them."""
+
+    __slots__ = ("__weakref__", "parts")
+
+    def __init__(self, parts: tuple[Tensor, ...]) -> None:
+        self.parts = parts
+
+
 class Sealed:
     """Keys and values of R rows over all layers, un-rotated, with what is known of the rows.
+
+    Its content never changes; where it lies may, for all its holders at once.
 
     Args:
         first_row: Arrival number of its first row.
         notes: What is known of its R rows.
         offsets: Per layer (R_l,) int64 ascending, which of the rows it has.
-        flat: The keys and values of all layers: (2, G, R_l, D) of one behind that of the other.
+        parts: The keys and values of all layers, (2, G, R_l, D) of one behind that of the other, in one flat tensor; or
+            in 8 bits: the flat codes, and the flat scales, per layer (G, D) for keys and (G, R_l) for values.
         heads: G and D.
+        dtype: Type of keys and values.
     """
 
-    __slots__ = ("_flat", "_key", "_starts", "first_row", "heads", "notes", "offsets")
+    __slots__ = (
+        "_file",
+        "_held",
+        "_key",
+        "_narrow",
+        "_open",
+        "_starts",
+        "dtype",
+        "filed_bytes",
+        "first_row",
+        "heads",
+        "held_bytes",
+        "is_narrow",
+        "notes",
+        "offsets",
+    )
 
     def __init__(
-        self, first_row: int, notes: Notes, offsets: tuple[Tensor, ...], flat: Tensor, heads: tuple[int, int]
+        self,
+        first_row: int,
+        notes: Notes,
+        offsets: tuple[Tensor, ...],
+        parts: tuple[Tensor, ...],
+        heads: tuple[int, int],
+        dtype: torch.dtype,
     ) -> None:
         self.first_row = first_row
         self.notes = notes
         self.offsets = offsets
         self.heads = heads
-        self._flat = flat
+        self.dtype = dtype
+        self._held: Held | None = Held(parts)
+        self._open: weakref.ref[Held] | None = None
+        self._file: File | None = None
+        self._narrow: Sealed | None = None
         self._key = ""
-        sizes = [2 * heads[0] * heads[1] * x.shape[0] for x in offsets]
-        self._starts = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
+        self._starts = [0]
+        for x in offsets:
+            self._starts.append(self._starts[-1] + 2 * heads[0] * heads[1] * x.shape[0])
+        self.is_narrow = len(parts) == 2
+        self.filed_bytes = 0
+        self.held_bytes = sum(x.numel() * x.itemsize for x in parts) + self._notes_bytes()
+
+    def _notes_bytes(self) -> int:
+        return self.notes.num_bytes() + sum(x.numel() * 8 for x in {id(x): x for x in self.offsets}.values())
 
     @staticmethod
     def seal(layers: Sequence[LayerSpan], segment: Segment, start: int, stop: int, first_row: int) -> Sealed:
@@ -118,7 +166,7 @@ class Sealed:
             for x in (layer.keys, layer.values):
                 flat[at : at + x.numel()].view(x.shape).copy_(x)
                 at += x.numel()
-        return Sealed(first_row, notes, tuple(offsets), flat, (kv_heads, width))
+        return Sealed(first_row, notes, tuple(offsets), (flat,), (kv_heads, width), flat.dtype)
 
     def __len__(self) -> int:
         return self.notes.frame.shape[0]
@@ -128,28 +176,88 @@ class Sealed:
         """Arrival number behind its last row."""
         return self.first_row + len(self)
 
+    def open(self) -> Held:
+        """Its tensors, mapped from its file where it has one; keep what this returns while layers are read."""
+        if self._held is not None:
+            return self._held
+        held = self._open() if self._open is not None else None
+        if held is None:
+            assert self._file is not None, "a block lies in memory or in a file"
+            held = Held(self._file.open())
+            self._open = weakref.ref(held)
+        return held
+
     def layer(self, layer: int) -> tuple[Tensor, Tensor]:
-        """(G, R_l, D) keys and values of one layer, as views."""
-        kv_heads, width = self.heads
-        part = self._flat[self._starts[layer] : self._starts[layer + 1]]
-        keys, values = part.view(2, kv_heads, -1, width)
-        return keys, values
+        """(G, R_l, D) keys and values of one layer: views, or widened copies of what is kept in 8 bits."""
+        parts, (kv_heads, width) = self.open().parts, self.heads
+        start, stop = self._starts[layer], self._starts[layer + 1]
+        keys, values = parts[0][start:stop].view(2, kv_heads, -1, width)
+        if len(parts) == 1:
+            return keys, values
+        at = start // (2 * width) + layer * kv_heads * width
+        by_key = parts[1][at : at + kv_heads * width].view(kv_heads, 1, width)
+        by_value = parts[1][at + kv_heads * width :][: kv_heads * keys.shape[1]].view(kv_heads, -1, 1)
+        return widen(keys, by_key, self.dtype), widen(values, by_value, self.dtype)
+
+    @property
+    def in_memory(self) -> bool:
+        """It lies in memory, not in a file."""
+        return self._held is not None
+
+    @property
+    def is_low(self) -> bool:
+        """It does not lie on an accelerator."""
+        return self._held is None or self._held.parts[0].device.type == "cpu"
+
+    def file(self, disk: Disk, freed: int = 0) -> bool:
+        """Move it to a file, for all its holders; False where the disk does not take it.
+
+        Args:
+            disk: Where to.
+            freed: Bytes on the disk that are about to be given up.
+        """
+        if self._held is None:
+            return True
+        if (file := disk.write(self._held.parts, freed)) is None:
+            return False
+        self._file, self.filed_bytes = file, file.num_bytes
+        self._held, self.held_bytes = None, self._notes_bytes()
+        return True
+
+    def lower(self) -> None:
+        """Move it from an accelerator to the host, in pages it can be fetched from directly; nothing on a CPU."""
+        if self._held is None or self.is_low:
+            return
+        parts = [torch.empty(x.shape, dtype=x.dtype, pin_memory=True) for x in self._held.parts]
+        for host, x in zip(parts, self._held.parts, strict=True):
+            host.copy_(x)
+        self._held = Held(tuple(parts))
+
+    def narrowed(self) -> Sealed:
+        """The same block in 8 bits; made once, so that forks share it."""
+        if self.is_narrow:
+            return self
+        if self._narrow is None:
+            codes, scales = [], []
+            for layer in range(len(self.offsets)):
+                for x, axis in zip(self.layer(layer), (1, 2), strict=True):
+                    code, scale = narrow(x, axis)
+                    codes.append(code.flatten())
+                    scales.append(scale.flatten())
+            parts = (torch.cat(codes), torch.cat(scales))
+            self._narrow = Sealed(self.first_row, self.notes, self.offsets, parts, self.heads, self.dtype)
+        return self._narrow
 
     @property
     def key(self) -> str:
         """What it is called in a saved stream: a hash of its content, so that forks agree on it."""
         if not self._key:
-            digest = hashlib.blake2b(f"{self.first_row} {self.heads}".encode(), digest_size=16)
+            digest = hashlib.blake2b(f"{self.first_row} {self.heads} {self.dtype}".encode(), digest_size=16)
             notes = (self.notes.kind, self.notes.frame, self.notes.time_s, self.notes.ids)
-            for x in (*notes, *self.offsets, self._flat):
+            for x in (*notes, *self.offsets, *self.open().parts):
                 digest.update(x.detach().cpu().contiguous().view(torch.uint8).flatten().numpy().tobytes())
             self._key = digest.hexdigest()
         return self._key
-
-    def num_bytes(self) -> int:
-        """Bytes it takes in memory."""
-        offsets = sum(x.numel() * 8 for x in {id(x): x for x in self.offsets}.values())
-        return self._flat.numel() * self._flat.itemsize + self.notes.num_bytes() + offsets
 
     def fork(self) -> Sealed:
         """Return itself: it is never changed, so streams may share it."""
@@ -157,7 +265,10 @@ class Sealed:
 
     def check(self) -> None:
         """Assert that it is whole."""
-        assert self._flat.numel() == self._starts[-1], "a block's keys and values do not fit its rows"
+        parts = self.open().parts
+        assert parts[0].numel() == self._starts[-1], "a block's keys and values do not fit its rows"
+        num = sum(self.heads[0] * (self.heads[1] + len(x)) for x in self.offsets)
+        assert len(parts) == 1 or parts[1].numel() == num, "a block's scales do not fit its rows"
         for offsets in self.offsets:
             assert bool((offsets.diff() > 0).all()), "a block's rows do not ascend"
             assert not len(offsets) or (int(offsets[0]) >= 0 and int(offsets[-1]) < len(self)), "a row is unknown"
@@ -173,7 +284,7 @@ class Sealed:
             "time_s": self.notes.time_s,
             "ids": self.notes.ids,
             "offsets": tuple(None if len(x) == whole else x for x in self.offsets),
-            "flat": self._flat,
+            "parts": self.open().parts,
         }
 
     @staticmethod
@@ -182,7 +293,7 @@ class Sealed:
         notes = Notes(tree["kind"], tree["frame"], tree["time_s"], tree["ids"])
         whole = torch.arange(notes.frame.shape[0])
         offsets = tuple(whole if x is None else x for x in tree["offsets"])
-        return Sealed(tree["first_row"], notes, offsets, tree["flat"], tuple(tree["heads"]))
+        return Sealed(tree["first_row"], notes, offsets, tree["parts"], tuple(tree["heads"]), spec.dtype)
 
 
 def cut_blocks(segment: Segment, skip: int, most: int) -> list[tuple[int, int]]:

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from headrace.cache.disk import Disk
 from headrace.cache.sealed import Sealed
 from headrace.types import ModelSpec
 
 ID, FIRST, STOP, LOW, HIGH = range(5)  # columns of ``Shelf.bounds``
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many blocks are kept, and where.
+
+    Attributes:
+        most: Blocks that are kept at all.
+        in_memory: Blocks that are kept in memory, None for all; the others go to disk, or go.
+        narrow: Blocks behind the window are kept in 8 bits.
+    """
+
+    most: int
+    in_memory: int | None = None
+    narrow: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,11 +39,13 @@ class Shelf:
         blocks: B blocks.
         bounds: (B, 5) int64: name, first row, row behind the last, lowest and highest canonical id.
         next_id: Name of the next block; names are never used again.
+        disk: Where blocks go that do not fit in memory, if anywhere; not part of what is saved.
     """
 
     blocks: tuple[Sealed, ...] = ()
     bounds: Tensor = field(default_factory=lambda: torch.empty(0, 5, dtype=torch.int64))
     next_id: int = 0
+    disk: Disk | None = None
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -41,13 +59,13 @@ class Shelf:
         """Put a block behind the others; it is called ``next_id``."""
         low, high = block.notes.ids.min(), block.notes.ids.max()
         row = torch.tensor([[self.next_id, block.first_row, block.stop_row, int(low), int(high)]])
-        return Shelf((*self.blocks, block), torch.cat((self.bounds, row)), self.next_id + 1)
+        return replace(self, blocks=(*self.blocks, block), bounds=torch.cat((self.bounds, row)), next_id=self.next_id + 1)
 
     def drop(self, ids: Tensor) -> Shelf:
         """Forget blocks by name; a fork that holds one keeps it."""
         kept = ~torch.isin(self.ids, ids)
         blocks = tuple(block for block, keep in zip(self.blocks, kept.tolist(), strict=True) if keep)
-        return Shelf(blocks, self.bounds[kept], self.next_id)
+        return replace(self, blocks=blocks, bounds=self.bounds[kept])
 
     def find(self, ids: Tensor) -> Tensor:
         """(K,) int64 places of blocks by name.
@@ -64,9 +82,44 @@ class Shelf:
         """The blocks at some places."""
         return [self.blocks[place] for place in places.tolist()]
 
+    def settled(self, limits: Limits, before: int) -> tuple[Shelf, Tensor]:
+        """Move blocks that have left the window to where they belong, and forget what is beyond the bounds.
+
+        From an accelerator they go to the host, in 8 bits if that is wanted; beyond ``in_memory`` to disk, the oldest
+        first. A disk that is at its limit loses its oldest blocks; what a disk refuses altogether goes. Questions leave
+        no trace in a stream, so age is all that is known of what a block is good for.
+
+        Args:
+            limits: The bounds.
+            before: Blocks that end before this row have left the window.
+
+        Returns:
+            The next shelf, and the names of the blocks that are gone.
+        """
+        blocks = list(self.blocks)
+        for place in range(int((self.bounds[:, STOP] <= before).sum()) - 1, -1, -1):
+            block = blocks[place]
+            if not block.in_memory or (block.is_narrow if limits.narrow else block.is_low):
+                break
+            block.lower()
+            blocks[place] = block.narrowed() if limits.narrow else block
+        kept = torch.ones(len(blocks), dtype=torch.bool)
+        kept[: max(len(blocks) - limits.most, 0)] = False
+        if limits.in_memory is not None:
+            _file(blocks, kept, len(blocks) - limits.in_memory, self.disk)
+        gone = self.ids[~kept]
+        if not len(gone):
+            return replace(self, blocks=tuple(blocks)), gone
+        left = tuple(block for block, keep in zip(blocks, kept.tolist(), strict=True) if keep)
+        return replace(self, blocks=left, bounds=self.bounds[kept]), gone
+
     def num_bytes(self) -> int:
         """Bytes of the blocks in memory."""
-        return sum(block.num_bytes() for block in self.blocks) + self.bounds.numel() * 8
+        return sum(block.held_bytes for block in self.blocks) + self.bounds.numel() * 8
+
+    def disk_bytes(self) -> int:
+        """Bytes of the blocks on disk."""
+        return sum(block.filed_bytes for block in self.blocks)
 
     def fork(self) -> Shelf:
         """Return itself: it is never changed, and blocks are shared."""
@@ -91,3 +144,20 @@ class Shelf:
     def unpack(tree: dict[str, Any], spec: ModelSpec) -> Shelf:
         """Rebuild from ``pack``."""
         return Shelf(tree["blocks"], tree["bounds"], tree["next_id"])
+
+
+def _file(blocks: Sequence[Sealed], kept: Tensor, num: int, disk: Disk | None) -> None:
+    """Move the oldest ``num`` blocks to disk; in ``kept``, cross out those that it does not take or that make room."""
+    first = num
+    while first > 0 and blocks[first - 1].in_memory:
+        first -= 1
+    oldest, freed = 0, 0
+    for place in range(first, num):
+        while kept[place] and not (disk is not None and blocks[place].file(disk, freed)):
+            while oldest < place and not kept[oldest]:
+                oldest += 1
+            if disk is None or disk.refused or oldest >= place:
+                kept[place] = False
+            else:
+                kept[oldest] = False
+                freed += blocks[oldest].filed_bytes

@@ -312,7 +312,8 @@ class StepContext(CacheContext):
         """Keys, values and arrival numbers of a block, from the shelf or cut in here."""
         if place < len(self._shelf):
             block = self._shelf.blocks[place]
-            return (*block.layer(layer), block.offsets[layer] + block.first_row)
+            keys, values = (x.to(self._spec.device, non_blocking=True) for x in block.layer(layer))
+            return keys, values, block.offsets[layer] + block.first_row
         start, stop, _ = self._working[layer].fresh[place - len(self._shelf)]
         return self._rows(layer, new, start, stop)
 

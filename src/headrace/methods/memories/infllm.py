@@ -24,6 +24,7 @@ from torch import Tensor
 from headrace.cache import (
     Fences,
     KVCache,
+    Limits,
     Past,
     Sealed,
     Shelf,
@@ -82,6 +83,8 @@ class InfLLM(Method):
     remainder: str = "paper"  # who sees rows between blocks and window: paper, or released (see above)
     per_head: bool = False  # every query head looks up blocks of its own
     max_blocks: int = 2000  # blocks that are kept; the oldest leave
+    ram_blocks: int | None = None  # of these in memory, the others on the stream's disk if it has one; None: all
+    narrow: bool = False  # keep blocks in 8 bits
     positions: str = "auto"  # repack: as published; original: ids with gaps where tokens were dropped; auto: as trained
 
     card: ClassVar[Card] = Card(
@@ -99,9 +102,9 @@ class InfLLM(Method):
         for name, least in (("retrieve", 0), ("window", 1), ("represent", 1), ("max_blocks", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: must be at least {least}, not {getattr(self, name)}")
-        for name, least in (("sinks", 0), ("block", 1), ("exec_rows", 1)):
+        for name, least in (("sinks", 0), ("block", 1), ("exec_rows", 1), ("ram_blocks", 0)):
             if (value := getattr(self, name)) is not None and value < least:
-                raise ValueError(f"{name}: must be at least {least} row{'s' * (not least)}, not {value}")
+                raise ValueError(f"{name}: must be at least {least}, not {value}")
         if self.remainder not in REMAINDERS:
             raise ValueError(f"remainder: {self.remainder!r} is unknown; known: {', '.join(REMAINDERS)}")
 
@@ -166,9 +169,10 @@ class InfLLM(Method):
         state.cut, fences = work.cut, trace.fences.dropped(work.cut)
         state.ends, state.talking = fences.ends, fences.talking
         state.window.evict_before(state.cut)
-        if len(state.shelf) > self.max_blocks:
-            old = state.shelf.ids[: len(state.shelf) - self.max_blocks]
-            state.shelf, state.index = state.shelf.drop(old), state.index.drop(old)
+        limits = Limits(self.max_blocks, self.ram_blocks, self.narrow)
+        state.shelf, gone = state.shelf.settled(limits, state.cut)
+        if len(gone):
+            state.index = state.index.drop(gone)
         return state
 
     def _settled(self, state: InfLLMState, segment: Segment, first: int) -> Trace:
@@ -202,6 +206,8 @@ class InfLLM(Method):
         most = self._most_rows(spec)
         rows = self.window + 3 * most + 2 * 4096 + (spec.prefix_rows if self.sinks is None else self.sinks) + 64
         row = spec.row_bytes * 3 // 2 + 8 * spec.layers + 21 + 8 * spec.position_rows + 4 * spec.layers * spec.heads
-        block = most * (spec.row_bytes + 8 * spec.layers + 25 + 8 * spec.position_rows) + 40
+        notes = most * (8 * spec.layers + 25 + 8 * spec.position_rows) + 56
+        held = self.max_blocks if self.ram_blocks is None else min(self.ram_blocks, self.max_blocks)
         vector = spec.layers * spec.heads * spec.head_dim * 4
-        return rows * row + self.max_blocks * (block + 16) + (2 * self.max_blocks + 64) * vector
+        blocks = held * most * spec.row_bytes + self.max_blocks * notes
+        return rows * row + blocks + (2 * self.max_blocks + 64) * vector

@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from headrace.cache import KVCache, Library, MeanKeys, Past, RecallContext, Sealed, Shelf, WindowContext, cut_blocks
+from headrace.cache import KVCache, Library, Limits, MeanKeys, Past, RecallContext, Sealed, Shelf, WindowContext, cut_blocks
 from headrace.ops.positions import check_policy, resolve_policy
 from headrace.protocols import Card, Method
 from headrace.types import Kind, ModelSpec, Segment, Span, VisualTokens
@@ -57,6 +57,8 @@ class ReKV(Method):
     sinks: int | None = None  # rows; None: the text prefix
     recent: int = 0  # newest blocks a question sees in any case; 0 as published
     max_blocks: int = 2000  # blocks that are kept; the oldest leave
+    ram_blocks: int | None = None  # of these in memory, the others on the stream's disk if it has one; None: all
+    narrow: bool = False  # keep blocks behind the window in 8 bits
     positions: str = "auto"  # repack: as published; original: ids with gaps where tokens were dropped; auto: as trained
 
     card: ClassVar[Card] = Card(
@@ -76,8 +78,9 @@ class ReKV(Method):
         for name, least in (("retrieve", 0), ("window", 1), ("recent", 0), ("max_blocks", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: must be at least {least}, not {getattr(self, name)}")
-        if self.sinks is not None and self.sinks < 0:
-            raise ValueError(f"sinks: must be 0 rows or more, not {self.sinks}")
+        for name in ("sinks", "ram_blocks"):
+            if (value := getattr(self, name)) is not None and value < 0:
+                raise ValueError(f"{name}: must be 0 or more, not {value}")
 
     def init(self, spec: ModelSpec, retriever: Any = None) -> ReKVState:
         """Nothing seen; without a retriever, mean keys as published."""
@@ -121,14 +124,11 @@ class ReKV(Method):
             embeds = span.segment.embeds[start:stop]
             state.index = state.retriever.add(state.index, state.shelf.next_id, block, embeds)
             state.shelf = state.shelf.add(block)
-        self._forget(state)
+        limits = Limits(self.max_blocks, self.ram_blocks, self.narrow)
+        state.shelf, gone = state.shelf.settled(limits, state.window.table.first)
+        if len(gone):
+            state.index = state.retriever.drop(state.index, gone)
         return state
-
-    def _forget(self, state: ReKVState) -> None:
-        """Drop the oldest blocks beyond the bound."""
-        if len(state.shelf) > self.max_blocks:
-            old = state.shelf.ids[: len(state.shelf) - self.max_blocks]
-            state.shelf, state.index = state.shelf.drop(old), state.retriever.drop(state.index, old)
 
     def recall(self, state: ReKVState) -> tuple[VisualTokens | Segment, ...]:
         """Nothing to run again."""
@@ -140,11 +140,13 @@ class ReKV(Method):
         return kept + int(state.index.num_bytes())
 
     def bound_bytes(self, spec: ModelSpec) -> int:
-        """Window and sinks with rotated keys, ``max_blocks`` frames, and their vectors."""
+        """Window and sinks with rotated keys, the frames kept in memory, and the vectors and notes of all."""
         rows = self.window + self._block_rows + (spec.prefix_rows if self.sinks is None else self.sinks) + 64
         table = (2 * 4096 + rows) * (21 + 8 * spec.position_rows)
         near = rows * (spec.row_bytes * 3 // 2 + 8 * spec.layers) + table
         per_block = spec.grid[0] * spec.grid[1] + MARGIN
-        block = per_block * (spec.row_bytes + 8 * spec.layers + 25 + 8 * spec.position_rows) + 40
+        notes = per_block * (8 * spec.layers + 25 + 8 * spec.position_rows) + 56
+        held = self.max_blocks if self.ram_blocks is None else min(self.ram_blocks, self.max_blocks)
         vector = max(spec.layers * spec.kv_heads * spec.head_dim, spec.dim) * 4
-        return near + self.max_blocks * (block + 16) + (2 * self.max_blocks + 64) * vector
+        blocks = held * per_block * spec.row_bytes + self.max_blocks * notes
+        return near + blocks + (2 * self.max_blocks + 64) * vector

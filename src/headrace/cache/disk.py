@@ -1,0 +1,146 @@
+"""A folder for blocks that do not fit in memory: one file each, gone with its last holder.
+
+It is scratch: nothing in it outlives the process, and what a process that was killed left there is cleared by the next
+one that opens the folder. What shall survive is saved with the stream.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import weakref
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger("headrace.cache")
+LOCK = "lock"
+
+
+class File:
+    """Tensors in one file; unlinked when the last block that holds it goes."""
+
+    def __init__(self, disk: Disk, path: Path, tensors: Sequence[Tensor]) -> None:
+        self.path = path
+        self.num_bytes = sum(x.numel() * x.itemsize for x in tensors)
+        self._shapes = [(x.dtype, x.numel()) for x in tensors]
+        self._gone = weakref.finalize(self, disk.remove, path, self.num_bytes)
+
+    def open(self) -> tuple[Tensor, ...]:
+        """Map the file into memory: flat tensors whose pages are read when they are touched.
+
+        Raises:
+            ValueError: The file is no longer there, or shorter than it was.
+        """
+        try:
+            whole = torch.from_file(str(self.path), shared=False, size=self.num_bytes, dtype=torch.uint8)
+        except RuntimeError as error:
+            why = str(error).splitlines()[0]
+            raise ValueError(f"{self.path}: a block of the stream's past cannot be read back ({why})") from None
+        parts, at = [], 0
+        for dtype, num in self._shapes:
+            part = whole[at : at + num * dtype.itemsize]
+            parts.append(part.view(dtype))
+            at += num * dtype.itemsize
+        return tuple(parts)
+
+
+class Disk:
+    """A stream's folder on disk. Forks share it; any thread may write.
+
+    Args:
+        folder: Where the stream's own folder is made; made if it is missing.
+        limit_bytes: Most bytes of all files, None for no limit.
+
+    Attributes:
+        num_bytes: Bytes of all files.
+        refused: The last write failed for another reason than the limit.
+
+    Raises:
+        ValueError: The folder cannot be written to.
+    """
+
+    def __init__(self, folder: str | Path, *, limit_bytes: int | None = None) -> None:
+        root = Path(folder)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            _clear_leftovers(root)
+            self.folder = Path(tempfile.mkdtemp(prefix="stream-", dir=root))
+            self._lock_file = os.open(self.folder / LOCK, os.O_CREAT | os.O_RDWR)
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"disk: {root} cannot be written to ({error.strerror})") from None
+        self._limit_bytes = limit_bytes
+        self._lock = threading.Lock()
+        self._count = 0
+        self._warned = False
+        self.refused = False
+        self.num_bytes = 0
+        self._end = weakref.finalize(self, _close, self.folder, self._lock_file)
+
+    def write(self, tensors: Sequence[Tensor], freed: int = 0) -> File | None:
+        """Write tensors to a new file.
+
+        Args:
+            tensors: What to write.
+            freed: Bytes that are about to be given up, and do not count.
+
+        Returns:
+            The file; None where the limit forbids it, or the disk (then ``refused`` is true, and it is said once).
+        """
+        num_bytes = sum(x.numel() * x.itemsize for x in tensors)
+        with self._lock:
+            if self._limit_bytes is not None and self.num_bytes - freed + num_bytes > self._limit_bytes:
+                return None
+            self._count += 1
+            path = self.folder / f"{self._count}.kv"
+            self.num_bytes += num_bytes
+        try:
+            with path.open("wb") as file:
+                for x in tensors:
+                    file.write(x.detach().cpu().contiguous().view(torch.uint8).numpy())
+        except OSError as error:
+            self.refused = True
+            self._say(error)
+            self.remove(path, num_bytes)
+            return None
+        self.refused = False
+        return File(self, path, tensors)
+
+    def remove(self, path: Path, num_bytes: int) -> None:
+        """Delete a file."""
+        with suppress(OSError):
+            path.unlink()
+        with self._lock:
+            self.num_bytes -= num_bytes
+
+    def _say(self, error: OSError) -> None:
+        if not self._warned:
+            self._warned = True
+            why = error.strerror
+            log.warning("disk: %s takes no more (%s); the stream goes on and forgets what does not fit", self.folder, why)
+
+
+def _close(folder: Path, lock_file: int) -> None:
+    with suppress(OSError):
+        os.close(lock_file)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clear_leftovers(root: Path) -> None:
+    """Remove the folders of streams whose process is gone: nobody holds their lock any more."""
+    for folder in root.glob("stream-*"):
+        with suppress(OSError):
+            lock_file = os.open(folder / LOCK, os.O_RDWR)
+            try:
+                fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock_file)
