@@ -46,7 +46,8 @@ class Governing:
         if target_ms is None:
             yield stream
             return
-        from headrace.engine.governor import Governor, summary_line
+        from headrace.engine.choices import summary_line
+        from headrace.engine.governor import Governor
 
         def note(choice: Choice) -> None:
             out.object("governor", **asdict(choice))

@@ -1,7 +1,8 @@
 """The engine: what to run, what changed, and a running stream."""
 
+from headrace.engine.choices import Choice
 from headrace.engine.engine import Engine, load
-from headrace.engine.governor import Choice, Governor
+from headrace.engine.governor import Governor
 from headrace.engine.pipeline import Pipeline
 from headrace.engine.saving import SavedStreamError
 from headrace.engine.state import StreamState
