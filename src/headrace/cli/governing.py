@@ -70,8 +70,3 @@ class Governing:
         if source.fps is None:
             raise ValueError(f"--keep-up: {source.name} does not say how many frames a second has; give --fps")
         return 1000 / source.fps
-
-    def arguments(self) -> list[str]:
-        """The same on a command line."""
-        target = [] if self.target_ms is None else ["--target-ms", f"{self.target_ms:g}"]
-        return target + (["--keep-up"] if self.keep_up else [])
