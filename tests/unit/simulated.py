@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -46,10 +47,15 @@ class Prices:
 
 @dataclass
 class SimulatedStream:
-    """Looks like a Stream to a governor. ``load(frame)`` is how much slower the machine is at a push."""
+    """Looks like a Stream to a governor.
+
+    ``load(frame)`` is how much slower the machine is at a push; ``rival(frame)`` is above 0 while another process has
+    the core in turn with this one, for so many milliseconds each.
+    """
 
     prices: Prices = field(default_factory=Prices)
     load: Callable[[int], float] = lambda frame: 1.0
+    rival: Callable[[int], float] = lambda frame: 0.0
     text: str = STC
     noise: float = 0.03
     seed: int = 0
@@ -63,6 +69,7 @@ class SimulatedStream:
         self.report: Report | None = None
         self.now_s, self.pushed, self.tuned = 0.0, [], []
         self._random = random.Random(self.seed)
+        self._ran_ms = 0.0  # of the slice at hand
 
     @property
     def num_frames(self) -> int:
@@ -88,12 +95,44 @@ class SimulatedStream:
             return []
         slow = self.load(frame.index) * self._random.lognormvariate(0, self.noise) * self.chunk_frames
         kind = self.pipeline.encoder.next_kind(state.encoder)
-        stages = {"encode": self.prices.encode(self.pipeline.encoder, kind) * slow, "compress": 0.0}
-        stages["prefill"] = self.prices.decode(self.pipeline.compressor) * slow
-        self.now_s += (sum(stages.values()) + self.prices.rest * slow) / 1000
+        slice_ms, prices = self.rival(frame.index), self.prices
+        encode_ms = self._pass(prices.encode(self.pipeline.encoder, kind) * slow, slice_ms)
+        prefill_ms = self._pass(prices.decode(self.pipeline.compressor) * slow, slice_ms)
+        stages = {"encode": encode_ms, "compress": 0.0, "prefill": prefill_ms}
+        self._pass(prices.rest * slow, slice_ms)
         self.report = Report(tuple(f.index for f in state.pending), frame.time_s, 196, 196, stages)
         state.encoder.step, state.encoder.layers, state.pending = state.encoder.step + 1, (1,), ()
         return []
+
+    def _pass(self, ms: float, slice_ms: float) -> float:
+        """Let the time pass that so much work takes, and say how long that was."""
+        if slice_ms:
+            turns, self._ran_ms = divmod(self._ran_ms + ms, slice_ms)
+            ms += turns * slice_ms
+        self.now_s += ms / 1000
+        return ms
+
+
+class LiveSource:
+    """Frames that come when they are due and wait in a queue; the oldest goes when it is full."""
+
+    def __init__(self, stream: SimulatedStream, num: int, interval_s: float, room: int = 16) -> None:
+        self._stream, self._due, self._room, self.lost = stream, [i * interval_s for i in range(num)], room, []
+        self._next = 0
+
+    def __iter__(self) -> LiveSource:
+        return self
+
+    def __next__(self) -> Frame:
+        if self._next == len(self._due):
+            raise StopIteration
+        come = bisect.bisect_right(self._due, self._stream.now_s)
+        while come - self._next > self._room:
+            self.lost.append(self._next)
+            self._next += 1
+        index, self._next = self._next, self._next + 1
+        self._stream.now_s = max(self._stream.now_s, self._due[index])
+        return Frame(index, self._due[index], blank(index).image)
 
 
 def blank(index: int) -> Frame:

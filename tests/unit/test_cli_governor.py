@@ -38,7 +38,7 @@ def test_without_time_every_choice_is_told_and_the_saved_stream_is_as_opened(mod
     assert skipped | seen == set(range(20))
     assert not skipped & seen
     assert total["skipped"] == len(skipped)
-    assert next(iter(total["frames"])) == "refresh_interval=64 update_ratio=0.05 keep=0.05"
+    assert set(total["frames"]) - {"full"}, "something was turned down"
     assert next(x for x in told if x["event"] == "summary")["frames"] == len(seen)
     pipeline, _ = load_saved(folder, headrace.load(model).backbone.spec)
     assert (pipeline.encoder.update_ratio, pipeline.compressor.keep) == (1.0, 1.0)

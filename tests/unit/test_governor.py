@@ -11,8 +11,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from headrace.engine import dials
+from headrace.engine.choices import summary_line
 from headrace.engine.costs import Curve
-from headrace.engine.governor import Governor, summary_line
+from headrace.engine.governor import Governor
 from headrace.engine.pipeline import Pipeline
 from headrace.engine.threads import TRIAL, Threads
 from unit.simulated import GRID, STC, Prices, SimulatedStream, blank
@@ -130,7 +131,7 @@ def test_a_cost_learned_in_the_step_the_load_went_is_found_out():
     for _ in range(10):
         curve.learn(1, "", 30.0)
     assert curve.predict(0, "") == pytest.approx(250.0)
-    curve.anchor(0, "", 100.0)
+    curve.tried(0, "", 100.0)
     assert curve.predict(0, "") == pytest.approx(100.0)
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from statistics import median
 
 import pytest
@@ -17,24 +18,37 @@ import headrace
 from headrace import video
 from headrace.engine.governor import Governor
 from headrace.engine.state import same
+from headrace.engine.stream import Stream
 from parity.models import QUESTION, frames, tiny
 from unit.test_stream import said
 
 STC = "streamingllm:40+stc_cacher:1.0+uniform:1.0"
 HUGE_MS = 1e6  # stages are timed by the real clock: next to this they are nothing, however busy the machine
+SLOW_S = 15 * HUGE_MS / 1000  # fifteen targets for full work: more than one at the least there is
 
 
 class SlowFor:
-    """A clock on which pushes ``first`` to ``last`` seem to take that long; a push reads it twice."""
+    """A clock, and stages, on which steps ``first`` to ``last`` of a stream seem to take that long for full work."""
 
-    def __init__(self, first: int, last: int, seconds: float) -> None:
-        self._readings, self._slow, self._seconds, self._now = 0, range(first, last), seconds, 0.0
+    def __init__(self, stream: Stream, first: int, last: int, seconds: float) -> None:
+        self._stream, self._push = stream, stream.push
+        self._slow, self._seconds, self._now, self._steps = range(first, last), seconds, 0.0, 0
+        stream.push = self.push
 
     def __call__(self) -> float:
-        pushing = self._readings % 2 == 1
-        self._now += self._seconds if pushing and self._readings // 2 in self._slow else 1e-4
-        self._readings += 1
         return self._now
+
+    def push(self, frame):
+        events, report = self._push(frame), self._stream.report
+        if report is not None:
+            methods = self._stream.pipeline
+            work = {"encode": getattr(methods.encoder, "update_ratio", 1.0), "prefill": methods.compressor.keep}
+            full_s = self._seconds if self._steps in self._slow else 1e-4
+            stages = {name: 500 * full_s * (0.1 + 0.9 * share) for name, share in work.items()}
+            self._stream.report = replace(report, stage_ms=stages)
+            self._now += sum(stages.values()) / 1000
+            self._steps += 1
+        return events
 
 
 @pytest.mark.parametrize("max_skip", [0, 2])
@@ -50,7 +64,7 @@ def test_a_governed_stream_is_one_that_was_tuned_by_hand(max_skip: int, chunk_fr
         tune(**values)
 
     governed.tune = note
-    governor = Governor(governed, target_ms=HUGE_MS, max_skip=max_skip, clock=SlowFor(10, 30, 5 * HUGE_MS / 1000))
+    governor = Governor(governed, target_ms=HUGE_MS, max_skip=max_skip, clock=SlowFor(governed, 10, 30, SLOW_S))
     for frame in frames(110):
         governor.push(frame)
     assert len(tuned) >= 2
@@ -71,7 +85,7 @@ def test_a_governed_stream_is_one_that_was_tuned_by_hand(max_skip: int, chunk_fr
 
 def test_bare_pictures_are_counted_where_frames_are_skipped():
     stream = tiny("video", seed=1).engine.open("recent:2+uniform:1.0")
-    governor = Governor(stream, target_ms=HUGE_MS, clock=SlowFor(5, 60, 5 * HUGE_MS / 1000))
+    governor = Governor(stream, target_ms=HUGE_MS, clock=SlowFor(stream, 5, 60, 100 * HUGE_MS / 1000))
     for frame in frames(40):
         governor.push(frame.image.numpy())
         if governor.report is not None:
@@ -145,7 +159,9 @@ def test_the_target_holds_while_another_process_loads_the_core():
             start = time.perf_counter()
             stream.push(frame.image)
             took[stream].append(1000 * (time.perf_counter() - start))
-    target = max(4 * median(took[cheap][5:]), 1.4 * median(took[full][5:]))
+    target = 4 * median(took[cheap][5:])
+    if target < 1.2 * sorted(took[full][5:])[-3]:
+        target = 1.2 * sorted(took[full][5:])[-3]  # else full quality could not return
     stream = engine.open(pipeline)
     governor = Governor(stream, target_ms=target)
 
@@ -157,9 +173,10 @@ def test_the_target_holds_while_another_process_loads_the_core():
     with burning():
         push(150)
     push(300)
-    times = sorted(choice.took_ms for choice in list(governor.chose)[10:] if choice.took_ms is not None)
-    settings = [choice.setting for choice in governor.chose]
-    print(governor.summary(), "p95", times[math.ceil(0.95 * len(times)) - 1])  # noqa: T201 shown when it fails
-    assert times[math.ceil(0.95 * len(times)) - 1] <= 1.1 * target
-    assert settings[90:230].count("full") < 70, "the load must be felt for this to be a test"
-    assert settings[-50:].count("full") > 40
+    choices = list(governor.chose)
+    loaded = [choice.setting for choice in choices[90:230]]
+    for part in (choices[10:], choices[90:230]):
+        times = sorted(choice.took_ms for choice in part if choice.took_ms is not None)
+        assert times[math.ceil(0.95 * len(times)) - 1] <= 1.1 * target, governor.summary()
+    assert loaded.count("full") < 70, "the load must be felt for this to be a test"
+    assert [choice.setting for choice in choices[-50:]].count("full") > 40

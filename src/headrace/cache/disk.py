@@ -125,7 +125,9 @@ class Disk:
         if not self._warned:
             self._warned = True
             why = error.strerror
-            log.warning("disk: %s takes no more (%s); the stream goes on and forgets what does not fit", self.folder, why)
+            log.warning(
+                "disk: %s takes no more (%s); the stream goes on and forgets what does not fit", self.folder, why
+            )
 
 
 def _close(folder: Path, lock_file: int) -> None:

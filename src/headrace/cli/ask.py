@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from headrace.cli import options
+from headrace.cli.again import again
 from headrace.cli.failing import clean
 from headrace.cli.governing import Governing
 from headrace.cli.keeping import Keeping
@@ -103,6 +103,7 @@ def ask(
     drawing = _drawing(out, explain, explain_every, explain_most)
     _run(
         out,
+        context,
         source,
         asks,
         window,
@@ -150,6 +151,7 @@ def _drawing(out: Output, folder: Path | None, every: int | None, most: int | No
 
 def _run(
     out: Output,
+    context: typer.Context,
     source: str,
     asks: Any,
     window: dict[str, Any],
@@ -202,9 +204,7 @@ def _run(
     if result.interrupted:
         if folder is not None:
             out.note(f"stopped at {stream.state.time_s:g} s and saved to {folder}; to go on:")
-            left = result.unasked or ([] if standing.texts else asks)
-            also = pace.arguments() + standing.arguments() + kept.arguments()
-            out.note(f"  {_again(source, left, window, weights, folder, also=also)}")
+            out.note(f"  {again(context, result.unasked or ([] if standing.texts else asks), folder)}")
         raise typer.Exit(130)
 
 
@@ -233,30 +233,6 @@ def _check_running(running: dict[str, Any], resume: Path | None) -> None:
         raise ValueError("--resume: goes on with the saved pipeline; leave out --pipeline, --set and --chunk-frames")
     if resume is not None and (running["max_pixels"], running["prompt"]) != (None, "trained"):
         raise ValueError("--resume: goes on as the stream looked at its frames; leave out --max-pixels and --prompt")
-
-
-def _again(
-    source: str, left: Any, window: dict[str, Any], weights: Weights, folder: Path | None, *, also: list[str]
-) -> str:
-    """The command that goes on with a saved stream and asks what is left."""
-    command = ["headrace", "ask", source, *dict.fromkeys(asking.query.text for asking in left)]
-    for asking in left:
-        command += [] if asking.at_s is None else ["--at", f"{asking.at_s:g}"]
-    command += ["--resume", str(folder)]
-    for name in ("fps", "end"):
-        if window[name] is not None and (name, window[name]) != ("fps", FRAMES_PER_SECOND):
-            command += [f"--{name}", f"{window[name]:g}"]
-    command += ["--realtime"] if window["realtime"] else []
-    command += also
-    for name, value, default in (
-        ("model", weights.model, "nano"),
-        ("revision", weights.revision, None),
-        ("dtype", weights.dtype, "auto"),
-        ("device", weights.device, "auto"),
-        ("weights", weights.weights, "full"),
-    ):
-        command += [] if value == default else [f"--{name}", str(value)]
-    return shlex.join(command + (["--offline"] if weights.offline else []))
 
 
 class _Notes(logging.Handler):

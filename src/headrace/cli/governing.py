@@ -46,7 +46,8 @@ class Governing:
         if target_ms is None:
             yield stream
             return
-        from headrace.engine.governor import Governor, summary_line
+        from headrace.engine.choices import summary_line
+        from headrace.engine.governor import Governor
 
         def note(choice: Choice) -> None:
             out.object("governor", **asdict(choice))
@@ -69,8 +70,3 @@ class Governing:
         if source.fps is None:
             raise ValueError(f"--keep-up: {source.name} does not say how many frames a second has; give --fps")
         return 1000 / source.fps
-
-    def arguments(self) -> list[str]:
-        """The same on a command line."""
-        target = [] if self.target_ms is None else ["--target-ms", f"{self.target_ms:g}"]
-        return target + (["--keep-up"] if self.keep_up else [])

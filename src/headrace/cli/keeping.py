@@ -52,10 +52,6 @@ class Keeping:
         """Where the stream is kept."""
         return self.state or self.resume
 
-    def arguments(self) -> list[str]:
-        """What a command that goes on needs beside ``--resume``."""
-        return [] if self.every_s is None else ["--checkpoint-every", f"{self.every_s:g}"]
-
     @contextmanager
     def of(self, stream: Stream, out: Output) -> Iterator[None]:
         """Keep a stream while a block pushes to it, and save it at the end, unless it has seen nothing.

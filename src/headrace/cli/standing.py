@@ -46,10 +46,6 @@ class Instructions:
             if text not in stream.watching.values():
                 stream.watch(text, max_tokens=self.max_tokens)
 
-    def arguments(self) -> list[str]:
-        """The same on a command line."""
-        return [part for text in self.texts for part in ("--watch", text)]
-
 
 class Judge:
     """Marks what a stream says to one standing instruction whose events are known.

@@ -116,7 +116,7 @@ def watch(
     timed = sorted((ask for ask in asks if ask.at_s is not None), key=lambda ask: ask.at_s or 0.0)
     untimed = [ask for ask in asks if ask.at_s is None]
     with graceful(source) as stop, out.progress(f"watching {source.name}", source.num_frames) as move:
-        for taken in source:
+        for taken in taker.awaiting(source) if isinstance(taker, Governor) and source.live else source:
             if seen and not source.live and taken.time_s <= last_s:
                 continue
             behind_s = last_s if seen and source.live else 0.0

@@ -14,7 +14,11 @@ NEW_SAMPLES = 3  # until which a point is new, and also corrected while the dial
 LOAD_SAMPLES = 3  # of which the load is the median: two slow steps are believed, one is a hiccup
 TAIL_SAMPLES = 8  # of which the tail is the second largest: about the 85th percentile
 FIXED = 0.5  # share of a cost believed not to shrink with the work, until measured
+STEADY = 1.25  # times more or less is still about the same
 FLOOR_MS = 1e-3
+FAR_BELOW = 0.8  # share of a typical step below which a step says that something was wrong with what was believed
+OFTEN, SELDOM = 1 / 20, 0.6 / 20  # share at which a kind of step begins to count for the 95th percentile, and ceases to
+WINDOW = 64  # steps over which shares are taken
 
 
 class Curve:
@@ -27,6 +31,7 @@ class Curve:
     def __init__(self, works: Sequence[float]) -> None:
         self._works = tuple(works)
         self._points: dict[tuple[int, str], deque[float]] = {}
+        self._took: dict[tuple[int, str], float] = {}
         self._ratios: deque[float] = deque(maxlen=TAIL_SAMPLES)
         self._last: tuple[int, str] | None = None
 
@@ -46,27 +51,48 @@ class Curve:
         """Take in what a step took.
 
         A step at a new point gives the point its nominal cost under the present load; a step at a known point gives
-        the load. A known point is only corrected when the dial, or the kind of step, has just come to it: staying at a
-        point says nothing on how points compare.
+        the load. A known point is only corrected when the dial has just come to it, or where kinds of steps take turns
+        under a steady load: staying at a point says nothing on how points compare.
         """
         ms, key = max(ms, FLOOR_MS), (notch, kind)
         samples = self._points.get(key)
         if samples is None:
             self._points[key] = deque([ms / self.load], maxlen=POINT_SAMPLES)
         else:
-            if key != self._last or len(samples) < NEW_SAMPLES:
+            came = self._last is None or notch != self._last[0]
+            is_open = len(samples) < NEW_SAMPLES or key != self._last
+            if came or (is_open and self._steady(key, ms)):
                 samples.append(ms / self.load)
             self._ratios.append(ms / _lower_median(samples))
+        self._took[key] = ms
         self._last = key
 
-    def anchor(self, notch: int, kind: str, ms: float) -> None:
-        """Believe one step against all that was known of the load and of its point; other points keep their cost.
+    def _steady(self, key: tuple[int, str], ms: float) -> bool:
+        """True when a step took about what the one like it took before."""
+        before = self._took.get(key, 0.0)
+        return ms < STEADY * before and before < STEADY * ms
 
-        For a step that cost far less than predicted: a cost learned in the very step in which the load changed is wrong
-        by that change, and staying at such a point would never show it.
+    def tried(self, notch: int, kind: str, ms: float) -> None:
+        """Take in a step that was tried although it was predicted to take too long, and that fitted.
+
+        Where it took far less than a typical step there, what was believed of the load was wrong: a cost learned in the
+        very step in which the load changed is wrong by that change, and staying at such a point would never show it.
+        Then this step gives the load, and the point the dial came from takes under it what it took just now. Otherwise
+        the step counts for more than all that was known of its point.
         """
-        self._points[notch, kind] = deque([max(ms, FLOOR_MS)], maxlen=POINT_SAMPLES)
+        point, came = self._points.get((notch, kind)), self._last
+        typical = 0.0 if point is None else _lower_median(point) * self.load
+        if point is None or came is None or came[0] == notch or ms >= FAR_BELOW * typical:
+            if came is not None and came[0] != notch:
+                self._points.pop((notch, kind), None)
+            self.learn(notch, kind, ms)
+            return
+        load = max(ms, FLOOR_MS) / _lower_median(point)
+        for at, samples in self._points.items():
+            if at[0] == came[0]:
+                self._points[at] = deque([_lower_median(samples) * self.load / load], maxlen=POINT_SAMPLES)
         self._ratios.clear()
+        self._ratios.append(load)
         self._last = (notch, kind)
 
     def predict(self, notch: int, kind: str) -> float | None:
@@ -105,3 +131,28 @@ def _line(work: float, cheap: tuple[float, float], full: tuple[float, float]) ->
 
 def _lower_median(samples: deque[float]) -> float:
     return sorted(samples)[(len(samples) - 1) // 2]
+
+
+class Shares:
+    """Which kinds of steps come often enough at one notch to count.
+
+    Attributes:
+        counted: These kinds.
+    """
+
+    def __init__(self) -> None:
+        self._share: dict[str, float] = {}
+        self._count = 0
+        self.counted: set[str] = set()
+
+    def add(self, kind: str) -> None:
+        """Take in the kind of one step."""
+        self._count += 1
+        rate = 1 / min(self._count, WINDOW)
+        for other in {kind, *self._share}:
+            share = self._share.get(other, 0.0)
+            self._share[other] = share = share + rate * ((other == kind) - share)
+            if share > OFTEN:
+                self.counted.add(other)
+            elif share < SELDOM:
+                self.counted.discard(other)

@@ -12,70 +12,33 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from headrace.engine import dials
-from headrace.engine.costs import Curve
+from headrace.engine.choices import Choice
+from headrace.engine.costs import OFTEN, TAIL_SAMPLES, Curve, Shares
+from headrace.engine.pace import Pace
 from headrace.engine.stream import Stream
 from headrace.engine.threads import Threads
 from headrace.types import Event, Frame, Report
 
 REST = "rest"
-STAGES = {dials.VISION: ("encode",), dials.DECODER: ("compress", "prefill")}  # all else is the rest
+STAGES = {  # all else is the rest
+    dials.VISION: ("encode",),
+    dials.DECODER: ("compress", "prefill", "speak"),  # instructions are asked over the tokens that were kept
+}
 
 MARGIN = 0.95  # of the target is what a slow step may be predicted to take
 LOOK_STEPS = 3  # at the start only looked at: the first steps pay for what is set up once
+HOPELESS = 1.5  # targets that a step after the first may take until looking on makes no sense
 CAUTION_UP, CAUTION_DOWN, CAUTION_MOST = 1.15, 0.993, 1.5  # after a second late step in a row of 20; after any other
 HOLD, HOLD_MOST = 4, 64  # steps for which something better must fit before it is taken; doubles when it did not last
 LASTED = 16  # steps after which a better setting has lasted
-PROBE, PROBE_MOST, PROBE_REACH = 64, 96, 2.0  # steps between tries of what seems too much, up to so many targets
-OFTEN, SELDOM = 1 / 20, 0.6 / 20  # share at which a kind of step begins to count for the 95th percentile, and ceases to
-WINDOW = 64  # steps over which shares are taken
-LAG_MOST = 4.0  # targets; what was lost before that is lost
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """What the governor did with one step, or one skipped frame.
-
-    Attributes:
-        frame: Stream index of the (last) frame.
-        time_s: Its time.
-        setting: ``full``, or the fields that were turned down.
-        predicted_ms: What a slow step at this setting was expected to take per frame; None while nothing is known.
-        took_ms: What it took per frame, by the clock; None for a skipped frame.
-        why: ``look`` (learning at the start), ``stay``, ``over`` (turned down, the last setting would not have fit),
-            ``room`` (turned up), ``probe`` (turned up to see whether it fits), ``skip``.
-    """
-
-    frame: int
-    time_s: float
-    setting: str
-    predicted_ms: float | None
-    took_ms: float | None
-    why: str
-
-
-class _Shares:
-    """Which kinds of steps come often enough at one notch to count."""
-
-    def __init__(self) -> None:
-        self._share: dict[str, float] = {}
-        self._count = 0
-        self.counted: set[str] = set()
-
-    def add(self, kind: str) -> None:
-        self._count += 1
-        rate = 1 / min(self._count, WINDOW)
-        for other in {kind, *self._share}:
-            share = self._share.get(other, 0.0)
-            self._share[other] = share = share + rate * ((other == kind) - share)
-            if share > OFTEN:
-                self.counted.add(other)
-            elif share < SELDOM:
-                self.counted.discard(other)
+PROBE, PROBE_MOST, PROBE_SOON = 64, 96, 16  # steps between tries of what seems too much; soon after one that fitted
+REACH, REACH_MORE, REACH_MOST = 2.0, 1.5, 4.0  # targets that a try may be predicted to take; more after none was made
+CHEAPER = 1.02  # times the cheapest cost of all counts as just as cheap
 
 
 class Governor:
@@ -124,23 +87,25 @@ class Governor:
         turned = {group: dials.notches(pipeline, spec, group) for group in (dials.VISION, dials.DECODER)}
         self._settings = dials.settings(pipeline, turned[dials.VISION], turned[dials.DECODER])
         self._encoders = dials.encoders(pipeline, turned[dials.VISION])
-        self._shares = [_Shares() for _ in self._encoders]
+        self._shares = [Shares() for _ in self._encoders]
         self._curves = {group: Curve([notch.work for notch in found]) for group, found in turned.items()}
         self._curves[REST] = Curve([1.0])
         self._num_decoder = len(turned[dials.DECODER])
-        self._cheapest = max(range(len(self._settings)), key=lambda i: self._settings[i].loss)
         self._step_frames = math.ceil(pipeline.chunk_frames / spec.frames_per_step) * spec.frames_per_step
         self._threads = Threads() if threads else None
         self._clock, self._noted, self._lock = clock, noted, threading.Lock()
-        self._now, self._steps, self._caution, self._lag_ms = 0, 0, 1.0, 0.0
+        self._now, self._steps, self._caution = 0, 0, 1.0
         self._better, self._hold, self._since, self._last_up = 0, HOLD, 0, -LASTED - 1
-        self._probe = PROBE
+        self._probe, self._reach = PROBE, REACH
         self._late: deque[bool] = deque(maxlen=round(1 / OFTEN))
-        self._in_a_row, self._gap = 0, False
-        self._ended: float | None = None
+        self._in_a_row, self._gap, self._hopeless = 0, False, False
+        self._ran = 0  # setting of the last step
+        self._pace = Pace(target_ms, self._step_frames - 1)
         self._changes = 0
         self._took: deque[float] = deque(maxlen=4096)
         self._tally: Counter[str] = Counter()
+        self._lately: deque[float] = deque(maxlen=LOOK_STEPS)
+        self._reached: deque[float] = deque(maxlen=TAIL_SAMPLES)
 
     @property
     def can_turn(self) -> bool:
@@ -165,8 +130,7 @@ class Governor:
         with self._lock:
             frame = self._framed(frame)
             start = self._clock()
-            if self._ended is not None:  # whoever calls was not waiting for us in between
-                self._lag_ms = max(self._lag_ms - 1000 * (start - self._ended), -self.target_ms * self._ahead)
+            self._pace.began(start)
             steps = len(self.stream.state.pending) + 1 >= self._step_frames
             kinds = [encoder.next_kind(self.stream.state.encoder) for encoder in self._encoders] if steps else []
             costs = self._costs() if steps else None
@@ -178,17 +142,23 @@ class Governor:
             if steps:
                 self._tune(setting)
             events = self.stream.push(frame if not self._gap else replace(frame, gap=True))
-            self._ended = self._clock()
-            took_ms = 1000 * (self._ended - start)
+            ended = self._clock()
+            took_ms = 1000 * (ended - start)
             self.report, self._in_a_row, self._gap = self.stream.report, 0, False
-            lost_ms = took_ms - self.target_ms if self._steps >= LOOK_STEPS else 0.0
-            self._lag_ms = min(self._lag_ms + lost_ms, LAG_MOST * self.target_ms)
-            self._lag_ms = max(self._lag_ms, -self.target_ms * self._ahead)
+            self._pace.ended(ended, took_ms - self.target_ms if self._steps >= LOOK_STEPS else 0.0)
             if steps and self.report is not None:
                 self._count(kinds)
                 self._learn(setting, kinds[setting.vision], took_ms, self.report, fresh=why == "probe")
                 self._note(frame, predicted, took_ms / self._step_frames, why)
             return events
+
+    def awaiting(self, source: Iterable[Frame]) -> Iterator[Frame]:
+        """Yield a live source's frames, for the loop that pushes them.
+
+        The governor then knows how long it was waited for a frame. What else passes between two pushes, such as an
+        answer, counts as lost, and steps have to leave room for what comes between every two.
+        """
+        return self._pace.awaiting(source, self._clock)
 
     def close(self) -> None:
         """Tune the stream back to what it was opened with; threads too. The stream stays open."""
@@ -222,11 +192,6 @@ class Governor:
             "changes": self._changes,
         }
 
-    @property
-    def _ahead(self) -> int:
-        """Frames' worth of time that may be saved up: those of a chunk that only waited."""
-        return self._step_frames - 1
-
     def _framed(self, frame: Frame | Any) -> Frame:
         """Count skipped frames in the index and time of a bare picture."""
         if isinstance(frame, Frame):
@@ -244,7 +209,8 @@ class Governor:
     def _costs(self) -> list[float] | None:
         """Milliseconds per frame that a slow step would take at every setting; None before anything is known.
 
-        Of the kinds of steps that come often, the worst counts.
+        Of the kinds of steps that come often, the worst counts. Stages are seldom slow in the same step; of their sum
+        counts what steps have lately reached.
         """
         vision = [
             self._worst(self._curves[dials.VISION], notch, shares.counted) for notch, shares in enumerate(self._shares)
@@ -253,7 +219,13 @@ class Governor:
         rest = self._worst(self._curves[REST], 0)
         if not self._steps:
             return None
-        return [(vision[x.vision] + decoder[x.decoder] + rest) / self._step_frames for x in self._settings]
+        share = self._share / self._step_frames
+        return [share * (vision[x.vision] + decoder[x.decoder] + rest) for x in self._settings]
+
+    @property
+    def _share(self) -> float:
+        """How much of the sum of slow stages the slowest of the latest steps took, at most all of it."""
+        return min(1.0, max(self._reached)) if len(self._reached) == TAIL_SAMPLES else 1.0
 
     @staticmethod
     def _worst(curve: Curve, notch: int, kinds: Iterable[str] = ()) -> float:
@@ -261,11 +233,11 @@ class Governor:
 
     def _choose(self, costs: list[float]) -> str:
         """Decide on the setting of the next step, and say why."""
-        if self._steps < LOOK_STEPS:
+        if self._steps < LOOK_STEPS and not self._hopeless:
             return "look"
-        budget = MARGIN * self.target_ms / self._caution
+        budget = MARGIN * self._pace.budget_ms / self._caution
         fitting = [i for i, ms in enumerate(costs) if ms <= budget]
-        best = fitting[0] if fitting else self._cheapest
+        best = fitting[0] if fitting else self._cheapest(costs)
         self._since += 1
         if costs[self._now] > budget and best != self._now:
             lasted = self._steps - self._last_up > LASTED
@@ -284,15 +256,22 @@ class Governor:
                 return self._try(costs)
         return "stay"
 
+    def _cheapest(self, costs: list[float]) -> int:
+        """The cheapest setting; of those that cost about the same the present one, or the one that leaves out most."""
+        least = CHEAPER * min(costs)
+        same = [i for i, ms in enumerate(costs) if ms <= least]
+        return self._now if self._now in same else max(same, key=lambda i: self._settings[i].loss)
+
     def _try(self, costs: list[float]) -> str:
         """Go to the cheapest setting that is better than this one, though it seems too much: the guess may be wrong."""
         loss = self._settings[self._now].loss
         better = [i for i, setting in enumerate(self._settings) if setting.loss < loss]
         target = min(better, key=lambda i: costs[i], default=self._now)
         self._since, self._probe = 0, min(2 * self._probe, PROBE_MOST)
-        if target == self._now or costs[target] > PROBE_REACH * self.target_ms:
+        if target == self._now or costs[target] > self._reach * self.target_ms:
+            self._reach = min(REACH_MORE * self._reach, REACH_MOST)
             return "stay"
-        self._last_up = self._steps
+        self._last_up, self._reach = self._steps, REACH
         return self._move(target, "probe")
 
     def _move(self, setting: int, why: str) -> str:
@@ -301,16 +280,19 @@ class Governor:
         return why
 
     def _must_skip(self, predicted_ms: float) -> bool:
-        """True when a whole frame has been lost and the best choice there is would not keep up."""
-        if self._in_a_row >= self.max_skip or self._steps < LOOK_STEPS:
+        """True when a whole frame has been lost and the best choice there is would not keep up.
+
+        What a setting costs must have been seen just before: a frame is never left out on a guess.
+        """
+        if self._in_a_row >= self.max_skip or self._steps < LOOK_STEPS or self._now != self._ran:
             return False
-        return self._lag_ms >= self.target_ms and predicted_ms > self.target_ms
+        lately = sorted(self._lately)[len(self._lately) // 2]  # one slow step is made good by the next ones
+        return self._pace.late and min(predicted_ms, lately) > self._pace.room_ms
 
     def _skip(self, frame: Frame) -> list[Event]:
-        self._lag_ms -= self.target_ms
         self._in_a_row, self.skipped, self.report = self._in_a_row + 1, self.skipped + 1, None
         self._gap = self._gap or frame.gap
-        self._ended = self._clock()
+        self._pace.ended(self._clock(), -self.target_ms)
         choice = Choice(frame.index, frame.time_s, self.setting, None, None, "skip")
         self.chose.append(choice)
         self._noted(choice)
@@ -324,13 +306,18 @@ class Governor:
 
     def _learn(self, setting: dials.Setting, kind: str, took_ms: float, report: Report, *, fresh: bool) -> None:
         """Take in what a step took, stage by stage; ``fresh`` after a try: what was believed is given up if it fits."""
+        if (costs := self._costs()) is not None:
+            self._reached.append(took_ms / self._step_frames / (costs[self._now] / self._share))
         notch = {dials.VISION: (setting.vision, kind), dials.DECODER: (setting.decoder, ""), REST: (0, "")}
         spent = {group: sum(report.stage_ms.get(name, 0.0) for name in names) for group, names in STAGES.items()}
         spent[REST] = max(0.0, took_ms - sum(spent.values()))
         fits = took_ms <= MARGIN * self.target_ms * self._step_frames
+        self._probe = PROBE_SOON if fresh and fits else self._probe
         for group, curve in self._curves.items():
-            (curve.anchor if fresh and fits else curve.learn)(*notch[group], spent[group])
-        self._steps += 1
+            (curve.tried if fresh and fits else curve.learn)(*notch[group], spent[group])
+        self._steps, self._ran = self._steps + 1, self._now
+        self._lately.append(took_ms / self._step_frames)
+        self._hopeless = self._steps > 1 and took_ms > HOPELESS * self.target_ms * self._step_frames
         if self._steps > LOOK_STEPS:
             self._took.append(took_ms / self._step_frames)
         if self._steps > LOOK_STEPS and kind in self._shares[setting.vision].counted:
@@ -349,12 +336,3 @@ class Governor:
         self._tally[choice.setting] += self._step_frames
         if (last.setting if last else "full") != choice.setting:
             self._noted(choice)
-
-
-def summary_line(found: dict[str, Any]) -> str:
-    """What ``Governor.summary`` found, for people."""
-    parts = [f"{count} frames at {name}" for name, count in found["frames"].items()]
-    shown = parts if len(parts) <= 4 else [*parts[:3], f"{sum(list(found['frames'].values())[3:])} at others"]
-    shown += [f"{found['skipped']} skipped"] if found["skipped"] else []
-    p95 = "" if found["p95_ms"] is None else f"; p95 {found['p95_ms']:.0f} ms of {found['target_ms']:.0f}"
-    return f"governor: {', '.join(shown) or 'no frames'}{p95}"

@@ -19,7 +19,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from headrace.cache import KVCache, Library, Limits, MeanKeys, Past, RecallContext, Sealed, Shelf, WindowContext, cut_blocks
+from headrace.cache import (
+    KVCache,
+    Library,
+    Limits,
+    MeanKeys,
+    Past,
+    RecallContext,
+    Sealed,
+    Shelf,
+    WindowContext,
+    cut_blocks,
+)
 from headrace.ops.positions import check_policy, resolve_policy
 from headrace.protocols import Card, Method
 from headrace.types import Kind, ModelSpec, Segment, Span, VisualTokens
