@@ -250,7 +250,7 @@ def test_ctrl_c_finishes_saves_and_says_how_to_go_on(model: str, tmp_path: Path)
     assert [event for event in events if event != "step"] == ["saved", "answer", "summary"]
     assert (tmp_path / "headrace-stream" / "stream.json").is_file()
     hint = stderr.strip().splitlines()[-1].removeprefix("headrace:").strip()
-    assert hint == f"headrace ask world:7 hi --resume headrace-stream --realtime --model {model}"
+    assert hint == f"headrace ask world:7 hi --resume headrace-stream --realtime --model {model} --json"
 
 
 def test_resuming_takes_every_frame_once(model: str, tmp_path: Path) -> None:
@@ -343,4 +343,3 @@ def test_ctrl_c_does_not_save_over_another_stream(tmp_path: Path, monkeypatch) -
         Path(name).mkdir()
         Path(name, "stream.json").write_text("{}")
     assert Keeping(resume=Path("a"), state=Path("b")).home == Path("b")
-    assert Keeping(resume=Path("a"), every_s=5).arguments() == ["--checkpoint-every", "5"]

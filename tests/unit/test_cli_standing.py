@@ -95,8 +95,9 @@ class StopsAfter:
 @pytest.mark.parametrize(("num", "asked"), [(2, True), (4, False)])
 def test_going_on_watching_asks_only_what_is_open(model: str, tmp_path: Path, monkeypatch, num: int, asked: bool):
     monkeypatch.setattr("headrace.cli.watching.graceful", lambda source: nullcontext(StopsAfter(num)))
-    watched = ("--watch", SEES, "--state", str(tmp_path / "s"), "--model", model, "--max-tokens", "1")
-    code, _, stderr = run("ask", "world:7,seconds=9", "what", "--at", "0.5", *watched)
+    watched = ("--watch", SEES, "--model", model, "--max-tokens", "1")
+    kept = ("--state", str(tmp_path / "s"))
+    code, _, stderr = run("ask", "world:7,seconds=9", "what", "--at", "0.5", *watched, *kept)
     assert code == 130
     hint = shlex.split(stderr.splitlines()[-1])
     question = ["what", "--at", "0.5"] if asked else []

@@ -95,25 +95,18 @@ def ask(
     pipeline = standing.pipeline(pipeline) if resume is None else pipeline
     running = {"pipeline": pipeline, "settings": settings or (), "chunk_frames": chunk_frames, "memory_mb": memory_mb}
     running |= {"max_pixels": max_pixels, "prompt": prompt}
-    if fps is None and not Path(source).is_dir():
-        fps = FRAMES_PER_SECOND
-    window = {"fps": fps, "start": start, "end": end, "realtime": realtime}
+    window = {"fps": _rate(fps, source), "start": start, "end": end, "realtime": realtime}
     loading = Weights(model, revision, offline, dtype, device, weights)
     asks = _plan(questions or [], at or [], decoding, watching=bool(watch))
     drawing = _drawing(out, explain, explain_every, explain_most)
-    _run(
-        out,
-        context,
-        source,
-        asks,
-        window,
-        running,
-        loading,
-        kept=Keeping(state, resume, checkpoint_every),
-        explain=drawing,
-        pace=Governing(target_ms, keep_up),
-        standing=standing,
-    )
+    pace, kept = Governing(target_ms, keep_up), Keeping(state, resume, checkpoint_every)
+    running_as = {"explain": drawing, "pace": pace, "standing": standing, "kept": kept, "context": context}
+    _run(out, source, asks, window, running, loading, **running_as)
+
+
+def _rate(fps: float | None, source: str) -> float | None:
+    """Frames per second to look at: two where nothing is said, all pictures of a folder."""
+    return FRAMES_PER_SECOND if fps is None and not Path(source).is_dir() else fps
 
 
 def _plan(questions: list[str], at: list[float], decoding: dict[str, Any], *, watching: bool) -> Any:
@@ -151,13 +144,13 @@ def _drawing(out: Output, folder: Path | None, every: int | None, most: int | No
 
 def _run(
     out: Output,
-    context: typer.Context,
     source: str,
     asks: Any,
     window: dict[str, Any],
     running: dict[str, Any],
     weights: Weights,
     *,
+    context: typer.Context,
     kept: Keeping,
     explain: Any,
     pace: Governing,

@@ -196,6 +196,20 @@ def answered(cursor: Cursor) -> Cursor:
     return replace(cursor, clip_open=False, answered=True, turn=cursor.turn + 1)
 
 
+def check_bound(pipeline: Pipeline, spec: ModelSpec, budget_bytes: int | None) -> None:
+    """Refuse a memory that may outgrow its budget.
+
+    Raises:
+        MemoryBudgetError: Its bound is above the budget.
+    """
+    bound = pipeline.memory.bound_bytes(spec)
+    if budget_bytes is not None and bound is not None and bound > budget_bytes:
+        raise MemoryBudgetError(
+            f"memory budget: this memory may take {bound / 2**20:.1f} MB, more than the {budget_bytes / 2**20:.1f} MB"
+            " allowed; raise --memory-mb or give the memory a smaller window"
+        )
+
+
 def check_budget(pipeline: Pipeline, spec: ModelSpec, memory: Any, num_rows: int, budget_bytes: int | None) -> None:
     """Refuse rows that might not fit a memory that grows without end, before anything is done with them.
 

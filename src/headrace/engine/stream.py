@@ -19,7 +19,15 @@ from headrace.engine.folder import Folder
 from headrace.engine.listening import listen, stand
 from headrace.engine.pipeline import Pipeline
 from headrace.engine.state import StreamState, fork
-from headrace.engine.step import MemoryBudgetError, advance, answered, begin, check_budget, most_rows, picture_of
+from headrace.engine.step import (
+    advance,
+    answered,
+    begin,
+    check_bound,
+    check_budget,
+    most_rows,
+    picture_of,
+)
 from headrace.protocols import Backbone
 from headrace.types import Answer, Event, Frame, ModelSpec, Query, Report, Sight, Span, Token, View, join
 
@@ -68,13 +76,13 @@ class Stream:
             raise ValueError(
                 "this speaker reads the decoder's rows, and a token memory runs the decoder only when asked"
             )
-        self._check_bound(pipeline)
+        check_bound(pipeline, self.spec, budget_bytes)
         self._unheard: list[Event] = []
         self._observer: Callable[[Sight, Report], None] | None = None
         self._folder = folder
         self._checkpoints: Checkpointer | None = None
         with torch.no_grad():
-            self._state = begin(pipeline, engine.backbone, budget_bytes=budget_bytes) if state is None else state
+            self._state = begin(pipeline, self._backbone, budget_bytes=budget_bytes) if state is None else state
 
     @property
     def state(self) -> StreamState:
@@ -117,7 +125,8 @@ class Stream:
         with self._lock, torch.no_grad():
             self._check_open()
             self._check_free()
-            frame = frame if isinstance(frame, Frame) else self._framed(frame)
+            if not isinstance(frame, Frame):
+                frame = Frame(self.next_index, self._state.time_s + 1.0, picture_of(frame))  # the first one at 0
             if not frame.image.numel():
                 raise ValueError("push: the picture is empty; takes a Frame or a uint8 (H, W, 3) picture")
             state = self._state if self._state.num_frames else self._settled(frame)
@@ -303,7 +312,7 @@ class Stream:
         with self._lock:
             self._check_open()
             pipeline = self.pipeline.tuned(**values)
-            self._check_bound(pipeline)
+            check_bound(pipeline, self.spec, self._budget_bytes)
             self.pipeline = pipeline
 
     def observe(self, observer: Callable[[Sight, Report], None] | None) -> None:
@@ -381,15 +390,6 @@ class Stream:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _check_bound(self, pipeline: Pipeline) -> None:
-        """Refuse a memory that may outgrow the budget."""
-        bound, budget = pipeline.memory.bound_bytes(self.spec), self._budget_bytes
-        if budget is not None and bound is not None and bound > budget:
-            raise MemoryBudgetError(
-                f"memory budget: this memory may take {bound / 2**20:.1f} MB, more than the {budget / 2**20:.1f} MB"
-                " allowed; raise --memory-mb or give the memory a smaller window"
-            )
-
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError("this stream is closed; open another")
@@ -398,7 +398,3 @@ class Stream:
         """The lock lets the thread pass that iterates a remembered answer; nothing may come in between."""
         if self._remembering:
             raise ValueError("this stream is writing down an answer; iterate that to its end first")
-
-    def _framed(self, image: Any) -> Frame:
-        time_s = self._state.time_s + 1.0 if self.num_frames else 0.0
-        return Frame(self.next_index, time_s, picture_of(image))
