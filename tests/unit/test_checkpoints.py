@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.cache import Written
+from headrace.cache.disk import Disk as Tier
 from headrace.engine import SavedStreamError, folder
 from headrace.engine.state import fork, pack, same
 from parity.models import QUESTION, frames, tiny
@@ -356,3 +357,29 @@ def test_rows_with_an_owner_are_not_copied():
         assert isinstance(rows, Written)
         assert id(rows.owner) in blocks
         assert rows.tensors["keys"].untyped_storage().data_ptr() == rows.owner.keys.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize(("text", "setting"), [("rekv:3", "narrow=False"), ("rekv:3", "narrow=True"), ("infllm:3", "")])
+@pytest.mark.parametrize("filed", [False, True])
+def test_blocks_that_a_memory_looks_up_are_written_once(tmp_path, monkeypatch, text, setting, filed):
+    """Sealed blocks, in memory or in files, are not written again by the next save; a resumed stream has them all."""
+    settings = ["memory.window=20", *([f"memory.{setting}"] if setting else [])]
+    stream = pushed(tiny("frame", seed=1).engine.open(text, settings=settings), 30)
+    shelf = stream.state.memory.shelf
+    if filed:
+        tier = Tier(tmp_path / "tier")
+        assert all(block.file(tier) for block in shelf.blocks[:20])  # those behind the window
+    path = tmp_path / "s"
+    stream.save(path)
+    disk = Disk().install(monkeypatch)
+    pushed(stream, 2).save(path)
+    assert disk.num_bytes < 0.6 * sum((path / name).stat().st_size for name in names(path))
+    monkeypatch.undo()
+    back = resume(path)
+    assert same(back.state, stream.state)
+    kept = names(path, "rows")
+    pushed(back, 1).save(path)
+    assert kept <= names(path, "rows")
+    pushed(stream, 1)
+    assert same(back.state, stream.state)
+    assert back.ask(QUESTION, max_tokens=3).tokens == stream.ask(QUESTION, max_tokens=3).tokens

@@ -19,8 +19,11 @@ from torch import Tensor
 
 from headrace.cache.disk import Disk, File
 from headrace.cache.store import KVCache
+from headrace.cache.written import Written
 from headrace.ops.narrow import narrow, widen
 from headrace.types import LayerSpan, ModelSpec, Segment
+
+_COLUMNS, _PARTS = ("kind", "frame", "time_s", "ids"), ("flat", "scales")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,6 +80,7 @@ class Sealed:
     """
 
     __slots__ = (
+        "__weakref__",
         "_file",
         "_held",
         "_key",
@@ -274,26 +278,33 @@ class Sealed:
             assert not len(offsets) or (int(offsets[0]) >= 0 and int(offsets[-1]) < len(self)), "a row is unknown"
 
     def pack(self) -> dict[str, Any]:
-        """Turn into a tree of tensors and numbers."""
+        """Turn into a tree; all of its rows are written for good."""
         whole = len(self)
         return {
             "first_row": self.first_row,
             "heads": self.heads,
-            "kind": self.notes.kind,
-            "frame": self.notes.frame,
-            "time_s": self.notes.time_s,
-            "ids": self.notes.ids,
             "offsets": tuple(None if len(x) == whole else x for x in self.offsets),
-            "parts": self.open().parts,
+            "host": self.is_low,
+            "rows": Written({}, owner=self, read=self._named),
         }
+
+    def _named(self) -> dict[str, Tensor]:
+        """Its tensors by name."""
+        notes = {name: getattr(self.notes, name) for name in _COLUMNS}
+        return notes | dict(zip(_PARTS, self.open().parts, strict=False))
 
     @staticmethod
     def unpack(tree: dict[str, Any], spec: ModelSpec) -> Sealed:
         """Rebuild from ``pack``."""
-        notes = Notes(tree["kind"], tree["frame"], tree["time_s"], tree["ids"])
+        rows = tree["rows"]
+        notes = Notes(*(rows.tensors[name] for name in _COLUMNS))
+        parts = tuple(rows.tensors[name] for name in _PARTS if name in rows.tensors)
+        parts = parts if tree["host"] else tuple(part.to(spec.device) for part in parts)
         whole = torch.arange(notes.frame.shape[0])
         offsets = tuple(whole if x is None else x for x in tree["offsets"])
-        return Sealed(tree["first_row"], notes, offsets, tree["parts"], tuple(tree["heads"]), spec.dtype)
+        block = Sealed(tree["first_row"], notes, offsets, parts, tuple(tree["heads"]), spec.dtype)
+        rows.taken_by(block)
+        return block
 
 
 def cut_blocks(segment: Segment, skip: int, most: int) -> list[tuple[int, int]]:

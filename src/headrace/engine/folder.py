@@ -132,7 +132,7 @@ class Folder:
     def _write(self, shot: Snapshot, fresh: list[Path]) -> None:
         files, places = self._held(shot.written)
         for group in _groups([rows for rows in shot.written if rows.owner not in places]):
-            parts = {f"{key}.{n}": tensor for key, rows in enumerate(group) for n, tensor in rows.tensors.items()}
+            parts = {f"{key}.{n}": tensor for key, rows in enumerate(group) for n, tensor in rows.held().items()}
             name = self._add("rows", parts, files, fresh)
             for key, rows in enumerate(group):
                 places[rows.owner] = Place(name, str(key), rows.first, rows.num_bytes())
@@ -209,11 +209,14 @@ def checksum_of(stream: dict[str, Any]) -> str:
 def _groups(written: Sequence[Written]) -> Iterator[list[Written]]:
     """Cut rows into files of a size that a machine can hold twice; nobody's rows come twice."""
     group: list[Written] = []
+    size = 0
     for rows in {id(rows.owner): rows for rows in written}.values():
-        if group and sum(x.num_bytes() for x in group) + rows.num_bytes() > MOST_BYTES:
+        num_bytes = rows.num_bytes()
+        if group and size + num_bytes > MOST_BYTES:
             yield group
-            group = []
+            group, size = [], 0
         group.append(rows)
+        size += num_bytes
     if group:
         yield group
 

@@ -144,7 +144,7 @@ def _pack_written(value: Written, tensors: dict[str, Tensor], written: list[Writ
         written.append(value)
         return {"written": len(written) - 1}
     names = {}
-    for key, tensor in value.tensors.items():
+    for key, tensor in value.held().items():
         names[key] = str(len(tensors))
         tensors[names[key]] = tensor.detach() if written is not None else tensor.detach().cpu().clone().contiguous()
     return {"rows": names, "first": value.first}

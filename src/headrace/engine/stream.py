@@ -352,18 +352,13 @@ class Stream:
             pipeline: What to go on with after a crash, where that is not what runs: a governor turns things down.
             noted: Takes a line when saving begins to fail or works again; None logs it.
 
-        Returns:
-            The checkpointer; leaving its block saves the stream as it is. Another takes its place.
-
         Raises:
             ValueError: ``every_s`` is no time.
             SavedStreamError: The folder cannot be written to.
         """
         snap = partial(self._snapshot, pipeline)
-        checkpoints = Checkpointer(snap, self._folder_at(folder), every_s=every_s, noted=noted)
-        with self._lock:
-            self._checkpoints = checkpoints
-        return checkpoints
+        self._checkpoints = found = Checkpointer(snap, self._folder_at(folder), every_s=every_s, noted=noted)
+        return found
 
     def _folder_at(self, path: str | Path) -> Folder:
         with self._lock:

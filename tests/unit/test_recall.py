@@ -1,0 +1,130 @@
+"""The recall bench: rare things are rare, truth is what is shown, and a memory is only asked what it has seen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import headrace
+from headrace.bench import recall
+from headrace.bench.recall import NOW, Setting, majority_row, plan, run_seed
+from headrace.bench.recalled import Rows, recall_table, summarise
+from headrace.video.world import LEVELS, RareWorld, World, choices, render
+from headrace.video.world.look import RGB
+from headrace.video.world.sprite import COLOURS
+from unit.tiny import objects, run, save_tiny
+
+SHORT = Setting(ages=(0.1,))
+SETTING = Setting(ages=(0.1, 0.2), memory_mb=0.13)  # of the tiny model: 40 s
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_tiny(tmp_path_factory.mktemp("model"))
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 1 << 40), st.sampled_from(sorted(LEVELS)))
+def test_a_rare_thing_is_in_its_scene_and_in_no_other(seed, level):
+    world = RareWorld(seed, LEVELS[level])
+    moments = world.moments()
+    assert len({moment.shape for moment in moments}) == len(moments) == 3
+    for tick in range(0, 600, 3):
+        scene = world.scene(tick)
+        shown = {sprite.shape for sprite in scene.sprites}
+        here = [moment for moment in moments if moment.start <= tick < moment.stop]
+        assert shown & {moment.shape for moment in moments} == {moment.shape for moment in here}
+        plain = World(seed, LEVELS[level]).scene(tick)
+        assert (scene.start, scene.stop, scene.digits) == (plain.start, plain.stop, plain.digits)
+        assert {s for s in scene.sprites if s.shape not in {m.shape for m in here}} <= set(plain.sprites)
+
+
+def test_the_pictures_show_what_the_answers_say():
+    """The middle pixel of a rare thing has the colour of the answer, and lies where the answer says."""
+    for seed in range(20):
+        world = RareWorld(seed)
+        for moment in world.moments():
+            sprite = next(s for s in world.scene(moment.start).sprites if s.shape == moment.shape)
+            column, row = sprite.centre(moment.start)
+            for tick in (moment.start, moment.stop - 1):
+                assert tuple(render(world, tick)[row, column]) == RGB[moment.colour]
+            thirds = [("top", "", "bottom")[3 * row // 128], ("left", "", "right")[3 * column // 128]]
+            assert moment.place == (" ".join(word for word in thirds if word) or "centre")
+
+
+def test_questions_come_at_their_age_and_have_answers_of_their_kind():
+    setting = Setting(ages=(1.0, 5.0))
+    found, moments = plan(3, setting), recall._world(3, setting).moments()
+    asked = [(age, number, x, tick) for tick, entries in found.items() for age, number, x in entries]
+    for age in (NOW, 1.0, 5.0):
+        own = [(number, x.kind) for when, number, x, _ in asked if when == age]
+        assert sorted(own) == [(n, kind) for n in range(3) for kind in ("colour", "scene_before", "where")]
+    for age, number, question, tick in asked:
+        assert question.answer in choices(question.kind)
+        assert question.time_s == tick / 2
+        gone = tick - (moments[number].stop - 1)
+        assert gone == round(120 * age) or (age == NOW and question.kind == "scene_before" and 0 < gone <= 4)
+        assert moments[number].shape in question.text
+    assert setting.num_frames(3) == moments[2].stop + 600
+
+
+def test_answers_are_not_worth_guessing():
+    for age in (NOW, 0.1):
+        right = [r for seed in range(60) for when, _, r in majority_row(seed, SHORT).outcomes if when == age]
+        assert 0.03 < sum(right) / len(right) < 0.22
+    seen = {moment.colour for seed in range(40) for moment in recall._world(seed, SHORT).moments()}
+    assert seen == set(COLOURS)
+
+
+@pytest.mark.parametrize("ages", [(), (0.0,), (5.0, 1.0), (1.0, 1.0), (float("nan"),)])
+def test_wrong_ages_are_named(ages):
+    with pytest.raises(ValueError, match="ages"):
+        Setting(ages=ages)
+
+
+def test_pipelines_side_by_side_answer_as_alone_and_a_full_memory_is_out(model, tmp_path):
+    """And rows come back from disk; a row that is there is not run again."""
+    engine = headrace.load(model)
+    names = ["recent:2@memory.turn_rows=4", "full", "moment"]
+    rows = run_seed(engine, names, 0, SETTING)
+    alone = [run_seed(engine, [name], 0, SETTING)[0] for name in names[:1]]
+    assert [row.outcomes for row in alone] == [rows[0].outcomes]
+    assert [row.full_s is None for row in rows] == [True, False, True]
+    assert [age for age, _, _ in rows[1].outcomes] == [NOW] * 3 + [0.1] * 3
+    assert len(rows[0].outcomes) == 27
+    for kind in ("colour", "scene_before", "where"):  # what the moment's own scene says does not change with age
+        told = [[r for age, k, r in rows[2].outcomes if (age, k) == (when, kind)] for when in SETTING.ages]
+        assert told[0] == told[1]
+    kept = Rows(tmp_path / "rows.jsonl", "m", SETTING)
+    for row in rows:
+        kept.add(row)
+    again = Rows(tmp_path / "rows.jsonl", "m", SETTING)
+    assert again.rows == rows
+    assert again.has("full", 0)
+    assert not again.has("full", 1)
+    assert not Rows(tmp_path / "rows.jsonl", "other", SETTING).rows
+    assert not Rows(tmp_path / "rows.jsonl", "m", SHORT).rows
+    found = json.loads(json.dumps(summarise(rows, names, 1, SETTING)))
+    assert found[1]["by_age"]["0.2"] is None
+    assert found[0]["by_age"]["0.2"]["questions"] == 9
+    assert "| full |" in recall_table(found, SETTING)
+
+
+def test_the_command_goes_on_and_writes_its_table(model, tmp_path: Path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- bench:recall -->\n<!-- /bench:recall -->\n")
+    common = ("bench", "recall", "--ages", "0.1", "--model", model, "--save", str(tmp_path / "r.jsonl"))
+    names = ("--pipelines", "recent:1,majority", "--readme", str(page))
+    code, stdout, stderr = run(*common, "--streams", "1", *names, "--json")
+    assert code == 0
+    assert [x["pipeline"] for x in objects(stdout)] == ["recent:1", "majority"]
+    assert "| `recent:1` |" in page.read_text()
+    assert "left" in stderr
+    assert run(*common, "--streams", "1", *names, "--json")[1:] == (stdout, "")
+    for wrong, word in ((("--ages", "x"), "--ages"), (("--ages", "5,1"), "ages"), (("--level", "no"), "level")):
+        code, _, stderr = run("bench", "recall", "--model", model, *wrong)
+        assert (code, word in stderr, stderr.count("\n")) == (2, True, 1)
