@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from headrace.cli import latency, options
-from headrace.cli.failing import clean, fail
+from headrace.cli import budgets, latency, options
+from headrace.cli.budgets import drawable
+from headrace.cli.failing import clean
+from headrace.cli.filling import fill
 from headrace.cli.output import Output
-
-if TYPE_CHECKING:
-    from headrace.bench.ledger import Ledger
-    from headrace.engine import Engine
 
 DEFAULT_ROWS = (
     "dense,streamingllm:1040,recent:16,recent:4,recent:16+oracle:0.3,recent:16+stc_pruner:0.3,recent:16+uniform:0.3,"
@@ -24,18 +22,7 @@ DEFAULT_ROWS = (
 
 app = typer.Typer(no_args_is_help=True, help="Measure the engine.")
 app.command("latency")(latency.latency)
-
-
-def _drawable(path: Path | None) -> Path | None:
-    """Refuse a picture that cannot be drawn before anything is measured."""
-    if path is not None:
-        from headrace.bench.picture import check
-
-        try:
-            check(path)
-        except ValueError as error:
-            fail(error)
-    return path
+app.command("budgets")(budgets.budgets)
 
 
 @app.callback()
@@ -150,7 +137,7 @@ def accuracy(
     readme: Annotated[Path | None, typer.Option(help="Rebuild the table in this Markdown file.")] = None,
     picture: Annotated[
         Path | None,
-        typer.Option(help="Draw accuracy against time per frame into this PNG, SVG or PDF file.", callback=_drawable),
+        typer.Option(help="Draw accuracy against time per frame into this PNG, SVG or PDF file.", callback=drawable),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
@@ -174,7 +161,7 @@ def accuracy(
     names = list(dict.fromkeys(name.strip() for name in (*pipelines.split(","), against) if name.strip()))
     engine = load(model, dtype=dtype, device=device)
     ledger = Ledger(save, engine.backbone.spec.fingerprint, setting)
-    _fill(out, ledger, engine, names, seeds=seeds)
+    fill(out, ledger, engine, names, seeds=seeds)
     found = summarise(ledger.rows, names, seeds, against=against.strip())
     for result in found:
         out.object("result", **result)
@@ -186,22 +173,6 @@ def accuracy(
         replace_between(readme, "bench:accuracy", text)
     if picture is not None:
         draw(found, picture, title=f"{what}, {found[0]['questions']} questions")
-
-
-def _fill(out: Output, ledger: Ledger, engine: Engine, names: list[str], *, seeds: int) -> None:
-    """Run what the ledger does not hold yet, stream by stream."""
-    from headrace.bench.accuracy import majority_row, run_seed
-
-    setting = ledger.setting
-    for seed in range(seeds):
-        missing = [name for name in names if not ledger.has(name, seed)]
-        if "majority" in missing:
-            ledger.add(majority_row(seed, setting))
-            missing.remove("majority")
-        if missing:
-            with out.progress(f"stream {seed + 1} of {seeds}", int(setting.seconds * 2)) as move:
-                for row in run_seed(engine, missing, seed, setting, progress=move):
-                    ledger.add(row)
 
 
 def _accuracy_table(found: list[dict[str, Any]], what: str, at: dict[str, Any], against: str) -> str:
