@@ -93,20 +93,8 @@ def ask(
     pace = Governing(target_ms, keep_up)
     asks = _plan(questions or [], at or [], decoding, watching=bool(watch))
     drawing = _drawing(out, explain, explain_every, explain_most)
-    _run(
-        out,
-        context,
-        source,
-        asks,
-        window,
-        running,
-        weights,
-        state=state,
-        resume=resume,
-        explain=drawing,
-        pace=pace,
-        standing=standing,
-    )
+    how: dict[str, Any] = {"state": state, "resume": resume, "explain": drawing, "pace": pace, "standing": standing}
+    _run(out, context, source, asks, window, running, weights=weights, **how)
 
 
 def _plan(questions: list[str], at: list[float], decoding: dict[str, Any], *, watching: bool) -> Any:
@@ -149,8 +137,8 @@ def _run(
     asks: Any,
     window: dict[str, Any],
     running: dict[str, Any],
-    weights: Weights,
     *,
+    weights: Weights,
     state: Path | None,
     resume: Path | None,
     explain: Any,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,9 @@ from headrace.cli import options
 from headrace.cli.failing import clean, fail
 from headrace.cli.filling import fill
 from headrace.cli.output import Output
+
+if TYPE_CHECKING:
+    from headrace.bench.grid import Grid
 
 
 def drawable(path: Path | None) -> Path | None:
@@ -59,8 +62,7 @@ def budgets(
     from headrace.bench import grid as grids
     from headrace.bench.accuracy import Setting
     from headrace.bench.ledger import Ledger, summarise
-    from headrace.bench.machine import machine
-    from headrace.bench.table import check_marks, replace_between
+    from headrace.bench.table import check_marks
     from headrace.engine import load
 
     if readme is not None:
@@ -73,10 +75,21 @@ def budgets(
     ledger = Ledger(save, engine.backbone.spec.fingerprint, setting)
     fill(out, ledger, engine, grid.names, seeds=seeds)
     found = summarise(ledger.rows, grid.names, seeds, against=memory)
-    cells, at = grid.rows(found), machine()
+    what = f"{model}, `{memory}`, {level} level, {seeds} streams of {seconds:g} s, {found[0]['questions']} questions"
+    _tell(out, grid, grid.rows(found), what, readme=readme, picture=picture)
+
+
+def _tell(
+    out: Output, grid: Grid, cells: list[dict[str, Any]], what: str, *, readme: Path | None, picture: Path | None
+) -> None:
+    """Print the cells and their table, and put them where they are wanted."""
+    from headrace.bench.grid import draw
+    from headrace.bench.machine import machine
+    from headrace.bench.table import replace_between
+
+    at = machine()
     for cell in cells:
         out.object("cell", **cell)
-    what = f"{model}, `{memory}`, {level} level, {seeds} streams of {seconds:g} s, {found[0]['questions']} questions"
     text = (
         f"{grid.table(cells)}\n\n`headrace bench budgets`: {what}, mean over kinds, % ± 95 % over the streams;"
         f" in brackets the share of what the dense tower answers with all tokens; {at['cpu']}, torch {at['torch']},"
@@ -86,7 +99,7 @@ def budgets(
     if readme is not None:
         replace_between(readme, "bench:budgets", text)
     if picture is not None:
-        grids.draw(grid, cells, picture, title=what.replace("`", ""))
+        draw(grid, cells, picture, title=what.replace("`", ""))
 
 
 def _shares(text: str) -> tuple[float, ...]:

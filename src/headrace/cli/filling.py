@@ -87,5 +87,5 @@ class Estimate:
         self._out.object("estimate", minutes=minutes, streams=len(self._pipelines), pipelines=self._pipelines[0])
         self._out.note(
             f"{sum(self._pipelines)} runs of {self._frames} frames, {len(self._pipelines)} streams: about"
-            f" {minutes:.0f} minutes in all" + ("" if minutes < 2 else "; with --save a stopped run goes on")
+            f" {max(1, round(minutes))} minutes in all" + ("" if minutes < 2 else "; with --save a stopped run goes on")
         )
