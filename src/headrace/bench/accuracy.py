@@ -7,6 +7,7 @@ counted for every pipeline that used it.
 from __future__ import annotations
 
 import dataclasses
+import math
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -72,6 +73,9 @@ class Setting:
     def __post_init__(self) -> None:
         if self.level not in LEVELS:
             raise ValueError(f"level: {self.level!r} is unknown; known: {', '.join(LEVELS)}")
+        for name in ("seconds", "every_s", "cut_s"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name}: must be a number of seconds, not {getattr(self, name)}")
         if self.seconds < self.every_s or self.every_s < 1 / TICKS_PER_SECOND:
             raise ValueError(f"seconds: {self.seconds:g} s hold no moment of asking, one every {self.every_s:g} s")
         if self.watches < 0:

@@ -158,7 +158,7 @@ def accuracy(
     setting = Setting(
         level=level, seconds=seconds, every_s=every, h264=not exact, watches=watches, cut_s=cut_every, kinds=kinds
     )
-    names = list(dict.fromkeys(name.strip() for name in (*pipelines.split(","), against) if name.strip()))
+    names = _names(pipelines, against)
     engine = load(model, dtype=dtype, device=device)
     ledger = Ledger(save, engine.backbone.spec.fingerprint, setting)
     fill(out, ledger, engine, names, seeds=seeds)
@@ -173,6 +173,14 @@ def accuracy(
         replace_between(readme, "bench:accuracy", text)
     if picture is not None:
         draw(found, picture, title=f"{what}, {found[0]['questions']} questions")
+
+
+def _names(pipelines: str, against: str) -> list[str]:
+    """Every pipeline once, with the one they are compared with."""
+    names = list(dict.fromkeys(name.strip() for name in (*pipelines.split(","), against) if name.strip()))
+    if not names:
+        raise ValueError("--pipelines: names none; give at least one, such as dense")
+    return names
 
 
 def _accuracy_table(found: list[dict[str, Any]], what: str, at: dict[str, Any], against: str) -> str:
