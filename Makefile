@@ -45,7 +45,9 @@ bench: $(READY) ## Measure overhead, latency and accuracy; rebuild the tables of
 	@$(BIN)/headrace bench latency --save runs/bench/latency.json --readme README.md
 	@$(BIN)/headrace bench accuracy --save runs/bench/accuracy.jsonl --readme README.md \
 		--picture docs/results/accuracy-time.png
-	@mv runs/bench/latency.json runs/bench/accuracy.jsonl docs/results/ # a stopped bench goes on, a finished one is done
+	@$(BIN)/headrace bench budgets --save runs/bench/budgets.jsonl --readme README.md \
+		--picture docs/results/accuracy-tokens.png
+	@mv runs/bench/latency.json runs/bench/accuracy.jsonl runs/bench/budgets.jsonl docs/results/ # a stopped bench goes on, a finished one is done
 
 nano: $(READY) ## Train the embedded model
 	@$(BIN)/headrace train nano

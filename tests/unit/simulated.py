@@ -75,10 +75,6 @@ class SimulatedStream:
     def num_frames(self) -> int:
         return self.state.num_frames
 
-    def _framed(self, image: torch.Tensor) -> Frame:
-        """As a stream does: counted, and one second after the last."""
-        return Frame(self.state.next_index, self.state.time_s + 1.0, image)
-
     def clock(self) -> float:
         return self.now_s
 

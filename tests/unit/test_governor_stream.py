@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from statistics import median
@@ -16,9 +17,11 @@ import pytest
 
 import headrace
 from headrace import video
+from headrace.engine.choices import Choice
 from headrace.engine.governor import Governor
 from headrace.engine.state import same
 from headrace.engine.stream import Stream
+from headrace.types import Frame
 from parity.models import QUESTION, frames, tiny
 from unit.test_stream import said
 
@@ -143,40 +146,65 @@ def one_core():
     os.sched_setaffinity(0, before)
 
 
+TRIALS = 4
+ALONE, SHARED = 0.93, (0.42, 0.6)  # shares of the core that this process gets without, and with, one rival
+
+
+class Watcher:
+    """Pushes frames and says which share of the core the process had meanwhile."""
+
+    def __init__(self, governor: Governor, shown: Iterator[Frame]) -> None:
+        self._governor, self._shown = governor, shown
+
+    def push(self, num: int) -> float:
+        wall, cpu = time.perf_counter(), time.process_time()
+        for frame in itertools.islice(self._shown, num):
+            self._governor.push(frame.image)
+        return (time.process_time() - cpu) / (time.perf_counter() - wall)
+
+
+def late(choices: Sequence[Choice]) -> float:
+    """The 95th percentile in milliseconds."""
+    times = sorted(choice.took_ms for choice in choices if choice.took_ms is not None)
+    return times[math.ceil(0.95 * len(times)) - 1]
+
+
 @pytest.mark.long
 @pytest.mark.usefixtures("one_core")
 def test_the_target_holds_while_another_process_loads_the_core():
-    """Target: at least four times the cheapest setting. A second process on the core makes all twice as slow."""
+    """The promise with a real process: four times the cheapest setting, or a little more than full quality takes alone.
+
+    The machine may be shared. A trial counts only if this process had its core to itself before and after the load and
+    shared it with one rival during it, by its own processor time; a trial that counts is judged without allowance.
+    """
     engine = headrace.load("nano")
     with video.open("world:7,seconds=20") as source:
         shown = itertools.cycle(list(source))
     pipeline = "streamingllm:1040+stc_cacher:1.0+uniform:1.0"
-    cheap, full = engine.open(pipeline), engine.open(pipeline)
-    cheap.tune(encoder={"update_ratio": 0.05, "refresh_interval": 64}, compressor={"keep": 0.05})
-    took: dict = {cheap: [], full: []}
-    for frame in itertools.islice(shown, 60):
-        for stream in took:
-            start = time.perf_counter()
-            stream.push(frame.image)
-            took[stream].append(1000 * (time.perf_counter() - start))
-    target = 4 * median(took[cheap][5:])
-    if target < 1.2 * sorted(took[full][5:])[-3]:
-        target = 1.2 * sorted(took[full][5:])[-3]  # else full quality could not return
-    stream = engine.open(pipeline)
-    governor = Governor(stream, target_ms=target)
-
-    def push(num: int) -> None:
-        for frame in itertools.islice(shown, num):
-            governor.push(frame.image)
-
-    push(80)
-    with burning():
-        push(150)
-    push(300)
-    choices = list(governor.chose)
-    loaded = [choice.setting for choice in choices[90:230]]
-    for part in (choices[10:], choices[90:230]):
-        times = sorted(choice.took_ms for choice in part if choice.took_ms is not None)
-        assert times[math.ceil(0.95 * len(times)) - 1] <= 1.1 * target, governor.summary()
-    assert loaded.count("full") < 70, "the load must be felt for this to be a test"
-    assert [choice.setting for choice in choices[-50:]].count("full") > 40
+    shares = []
+    for _ in range(TRIALS):
+        cheap, full = engine.open(pipeline), engine.open(pipeline)
+        cheap.tune(encoder={"update_ratio": 0.05, "refresh_interval": 64}, compressor={"keep": 0.05})
+        took: dict = {cheap: [], full: []}
+        for frame in itertools.islice(shown, 60):
+            for stream in took:
+                start = time.perf_counter()
+                stream.push(frame.image)
+                took[stream].append(1000 * (time.perf_counter() - start))
+        target = max(4 * median(took[cheap][5:]), 1.3 * median(took[full][30:]))
+        governor = Governor(engine.open(pipeline), target_ms=target)
+        watcher = Watcher(governor, shown)
+        before = watcher.push(80)
+        with burning():
+            during = watcher.push(150)
+        shares.append((before, during, watcher.push(300)))
+        if min(before, shares[-1][2]) < ALONE or not SHARED[0] <= during <= SHARED[1]:
+            continue
+        choices = list(governor.chose)
+        assert late(choices[10:]) <= 1.1 * target, governor.summary()
+        assert late(choices[90:230]) <= 1.1 * target, governor.summary()
+        loaded, after = ([choice.setting for choice in part] for part in (choices[90:230], choices[-50:]))
+        assert loaded.count("full") < 70, "the load must be felt for this to be a test"
+        assert after.count("full") > 40
+        return
+    pytest.skip(f"other processes were on the core: shares of it before, during and after the load {shares}")

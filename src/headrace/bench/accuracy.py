@@ -7,6 +7,7 @@ counted for every pipeline that used it.
 from __future__ import annotations
 
 import dataclasses
+import math
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -26,7 +27,7 @@ from headrace.bench.rows import Oracle
 from headrace.bench.speaking import choose
 from headrace.bench.statistics import Outcome
 from headrace.engine import Engine, Pipeline, Stream
-from headrace.engine.answering import Prompt, Said, answer
+from headrace.engine.answering import Prompt, Said, ask, say, show_past
 from headrace.types import Frame, Query
 from headrace.video.world import (
     ALL_KINDS,
@@ -73,6 +74,9 @@ class Setting:
     def __post_init__(self) -> None:
         if self.level not in LEVELS:
             raise ValueError(f"level: {self.level!r} is unknown; known: {', '.join(LEVELS)}")
+        for name in ("seconds", "every_s", "cut_s"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name}: must be a number of seconds, not {getattr(self, name)}")
         if self.seconds < self.every_s or self.every_s < 1 / TICKS_PER_SECOND:
             raise ValueError(f"seconds: {self.seconds:g} s hold no moment of asking, one every {self.every_s:g} s")
         if self.watches < 0:
@@ -155,10 +159,10 @@ def run_seed(
             for lane in lanes:
                 lane.push(frame, seen)
             if (frame.index + 1) % step == 0:
-                for question in asked(world, frame.index, setting):
-                    assert question.time_s == frame.time_s, "a question may only rest on what has been seen"
-                    for lane in lanes:
-                        lane.ask(question)
+                now = asked(world, frame.index, setting)
+                assert all(x.time_s == frame.time_s for x in now), "a question may only rest on what has been seen"
+                for lane in lanes:
+                    lane.ask(now)
             progress()
     return [lane.finish(num) for lane in lanes]
 
@@ -244,17 +248,20 @@ class _Lane:
         self._speak_ms += report.stage_ms["speak"]
         self._frames_ms.append(encode_ms + sum(report.stage_ms.values()) - report.stage_ms["speak"])
 
-    def ask(self, question: Question) -> None:
-        query = Query(question.text, max_tokens=MAX_TOKENS, evidence=0)
-        start = time.perf_counter()
-        if self.watched is None:
-            text = _blind(self._engine, self._stream, query)
-        else:
-            found = self._stream.ask(query)
-            assert found.time_s == question.time_s
-            text = found.text
-        self._asks_ms.append(1000 * (time.perf_counter() - start))
-        self._row.outcomes.append(Outcome(question.kind, self._row.seed, matches(text, question.answer)))
+    def ask(self, asked: Sequence[Question]) -> None:
+        """Ask the questions of a moment, each on a Context of its own; what a token memory runs before runs once."""
+        stream, backbone, start = self._stream, self._engine.backbone, time.perf_counter()
+        memory = stream.pipeline.memory.read(stream.state.memory, backbone.spec, query=True)
+        cursor = show_past(backbone, Prompt(stream.pipeline, stream.state, memory))
+        past_ms = 1000 * (time.perf_counter() - start)
+        for question in asked:
+            start = time.perf_counter()
+            query = Query(question.text, max_tokens=MAX_TOKENS, evidence=0)
+            *_, said = say(backbone, ask(backbone, query, memory.fork(), cursor), stream.state, start=start)
+            assert isinstance(said, Said)
+            self._asks_ms.append(past_ms + 1000 * (time.perf_counter() - start))  # what it would take alone
+            right = matches(said.answer.text, question.answer)
+            self._row.outcomes.append(Outcome(question.kind, self._row.seed, right))
 
     def finish(self, num: int) -> Row:
         self._row.tokens_per_frame = self._kept / num
@@ -265,15 +272,6 @@ class _Lane:
         self._row.memory_bytes = self._stream.pipeline.memory.num_bytes(self._stream.state.memory)
         self._stream.close()
         return self._row
-
-
-def _blind(engine: Engine, stream: Stream, query: Query) -> str:
-    """Answer from the question's words alone."""
-    memory = stream.pipeline.memory.read(stream.state.memory, engine.backbone.spec, query=True)
-    prompt = Prompt(stream.pipeline, stream.state, memory)
-    *_, said = answer(engine.backbone, query, prompt, start=time.perf_counter())
-    assert isinstance(said, Said)
-    return said.answer.text
 
 
 def _parse(name: str, world: World) -> Pipeline:

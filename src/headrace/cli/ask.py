@@ -100,8 +100,8 @@ def ask(
     asks = _plan(questions or [], at or [], decoding, watching=bool(watch))
     drawing = _drawing(out, explain, explain_every, explain_most)
     pace, kept = Governing(target_ms, keep_up), Keeping(state, resume, checkpoint_every)
-    running_as = {"explain": drawing, "pace": pace, "standing": standing, "kept": kept, "context": context}
-    _run(out, source, asks, window, running, loading, **running_as)
+    how: dict[str, Any] = {"explain": drawing, "pace": pace, "standing": standing, "kept": kept, "weights": loading}
+    _run(out, context, source, asks, window, running, **how)
 
 
 def _rate(fps: float | None, source: str) -> float | None:
@@ -144,13 +144,13 @@ def _drawing(out: Output, folder: Path | None, every: int | None, most: int | No
 
 def _run(
     out: Output,
+    context: typer.Context,
     source: str,
     asks: Any,
     window: dict[str, Any],
     running: dict[str, Any],
-    weights: Weights,
     *,
-    context: typer.Context,
+    weights: Weights,
     kept: Keeping,
     explain: Any,
     pace: Governing,

@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from headrace.cli import attention, latency, narrow, options, recall, soak
-from headrace.cli.failing import clean, fail
+from headrace.cli import attention, budgets, latency, narrow, options, recall, soak
+from headrace.cli.budgets import drawable
+from headrace.cli.failing import clean
+from headrace.cli.filling import fill, open_ledger
 from headrace.cli.output import Output
-
-if TYPE_CHECKING:
-    from headrace.bench.accuracy import Setting
-    from headrace.bench.ledger import Ledger
-    from headrace.engine import Engine
 
 DEFAULT_ROWS = (
     "dense,streamingllm:1040,recent:16,recent:4,recent:16+oracle:0.3,recent:16+stc_pruner:0.3,recent:16+uniform:0.3,"
@@ -29,18 +26,7 @@ app.command("soak")(soak.soak)
 app.command("recall")(recall.recall)
 app.command("weights")(narrow.weights)
 app.command("attention")(attention.attention)
-
-
-def _drawable(path: Path | None) -> Path | None:
-    """Refuse a picture that cannot be drawn before anything is measured."""
-    if path is not None:
-        from headrace.bench.picture import check
-
-        try:
-            check(path)
-        except ValueError as error:
-            fail(error)
-    return path
+app.command("budgets")(budgets.budgets)
 
 
 @app.callback()
@@ -157,7 +143,7 @@ def accuracy(
     readme: Annotated[Path | None, typer.Option(help="Rebuild the table in this Markdown file.")] = None,
     picture: Annotated[
         Path | None,
-        typer.Option(help="Draw accuracy against time per frame into this PNG, SVG or PDF file.", callback=_drawable),
+        typer.Option(help="Draw accuracy against time per frame into this PNG, SVG or PDF file.", callback=drawable),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
@@ -178,15 +164,15 @@ def accuracy(
     setting = Setting(
         level=level, seconds=seconds, every_s=every, h264=not exact, watches=watches, cut_s=cut_every, kinds=kinds
     )
-    names = list(dict.fromkeys(name.strip() for name in (*pipelines.split(","), against) if name.strip()))
+    names = _names(pipelines, against)
     engine = load(model, dtype=dtype, device=device, weights=weights)
-    ledger, at = _ledger(save, engine, setting), machine()
-    _fill(out, ledger, engine, names, seeds=seeds)
+    ledger = open_ledger(save, engine, setting)
+    fill(out, ledger, engine, names, seeds=seeds)
     found = summarise(ledger.rows, names, seeds, against=against.strip())
     for result in found:
         out.object("result", **result)
     what = _what(model, weights, setting, seeds)
-    out.line(text := _accuracy_table(found, what, at, against))
+    out.line(text := _accuracy_table(found, what, machine(), against))
     if readme is not None:
         replace_between(readme, "bench:accuracy", text)
     if picture is not None:
@@ -200,29 +186,12 @@ def _what(model: str, weights: str, setting: Any, seeds: int) -> str:
     return f"{model}, {setting.level} level, {seeds} streams of {setting.seconds:g} s{cut}"
 
 
-def _ledger(save: Path | None, engine: Engine, setting: Setting) -> Ledger:
-    """Open the rows of this model, setting and place."""
-    from headrace.bench.ledger import Ledger, place
-    from headrace.bench.machine import machine
-
-    spec = engine.backbone.spec
-    return Ledger(save, spec.fingerprint, setting, place(machine(), spec.device))
-
-
-def _fill(out: Output, ledger: Ledger, engine: Engine, names: list[str], *, seeds: int) -> None:
-    """Run what the ledger does not hold yet, stream by stream."""
-    from headrace.bench.accuracy import majority_row, run_seed
-
-    setting = ledger.setting
-    for seed in range(seeds):
-        missing = [name for name in names if not ledger.has(name, seed)]
-        if "majority" in missing:
-            ledger.add(majority_row(seed, setting))
-            missing.remove("majority")
-        if missing:
-            with out.progress(f"stream {seed + 1} of {seeds}", int(setting.seconds * 2)) as move:
-                for row in run_seed(engine, missing, seed, setting, progress=move):
-                    ledger.add(row)
+def _names(pipelines: str, against: str) -> list[str]:
+    """Every pipeline once, with the one they are compared with."""
+    names = list(dict.fromkeys(name.strip() for name in (*pipelines.split(","), against) if name.strip()))
+    if not names:
+        raise ValueError("--pipelines: names none; give at least one, such as dense")
+    return names
 
 
 def _accuracy_table(found: list[dict[str, Any]], what: str, at: dict[str, Any], against: str) -> str:

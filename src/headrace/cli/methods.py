@@ -18,7 +18,7 @@ from headrace.cli.output import Output
 def methods(
     context: typer.Context,
     *,
-    name: Annotated[str | None, typer.Argument(help="Show one method in full.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Show one method or preset in full.")] = None,
     as_json: options.Json = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/methods.md.")] = False,
 ) -> None:
@@ -29,6 +29,12 @@ def methods(
     from headrace import registry
 
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
+    if markdown and as_json:
+        raise ValueError("--markdown: is a page; leave out --json")
+    if preset := registry.presets().get(name or ""):
+        out.object("preset", name=name, pipeline=preset)
+        out.line(f"preset {name} = {preset}")
+        return
     chosen = [registry.lookup(name)] if name else list(registry.entries().values())
     rows = [_describe(entry) for entry in chosen]
     if markdown:

@@ -101,7 +101,8 @@ Watch = Annotated[
     typer.Option(
         metavar="INSTRUCTION",
         help="Speak up when this comes true, e.g. 'say when the star appears'. May be given several times. Adds"
-        " +eos_threshold to a pipeline that names no speaker.",
+        " +eos_threshold to a pipeline that names no speaker. Cheap with streamingllm; recent:N runs its N frames again"
+        " after every one.",
         rich_help_panel=STREAM,
     ),
 ]

@@ -20,6 +20,7 @@ from headrace.engine import dials
 from headrace.engine.choices import Choice
 from headrace.engine.costs import OFTEN, TAIL_SAMPLES, Curve, Shares
 from headrace.engine.pace import Pace
+from headrace.engine.step import frame_of
 from headrace.engine.stream import Stream
 from headrace.engine.threads import Threads
 from headrace.types import Event, Frame, Report
@@ -196,9 +197,9 @@ class Governor:
         """Count skipped frames in the index and time of a bare picture."""
         if isinstance(frame, Frame):
             return frame
-        framed = self.stream._framed(frame)
+        found = frame_of(frame, self.stream.state)
         late = self._in_a_row if self.stream.num_frames else 0
-        return replace(framed, index=framed.index + late, time_s=framed.time_s + late)
+        return replace(found, index=found.index + late, time_s=found.time_s + late)
 
     def _count(self, kinds: Sequence[str]) -> None:
         """Note the kind of step that it was, or would have been, at every notch of the vision dial."""

@@ -83,6 +83,15 @@ def picture_of(image: Any) -> Tensor:
     raise ValueError(f"push: takes a Frame or a uint8 (H, W, 3) picture, not {what}")
 
 
+def frame_of(image: Any, state: StreamState) -> Frame:
+    """Make the next frame of a picture, one second after the last; the first is at 0.
+
+    Raises:
+        ValueError: It is no picture.
+    """
+    return Frame(max(state.next_index, state.num_frames), state.time_s + 1.0, picture_of(image))
+
+
 def begin(pipeline: Pipeline, backbone: Backbone, *, budget_bytes: int | None) -> StreamState:
     """The state of an empty stream: every method's start, and the prefix in the memory.
 

@@ -25,8 +25,8 @@ from headrace.engine.step import (
     begin,
     check_bound,
     check_budget,
+    frame_of,
     most_rows,
-    picture_of,
 )
 from headrace.protocols import Backbone
 from headrace.types import Answer, Event, Frame, ModelSpec, Query, Report, Sight, Span, Token, View, join
@@ -125,8 +125,7 @@ class Stream:
         with self._lock, torch.no_grad():
             self._check_open()
             self._check_free()
-            if not isinstance(frame, Frame):
-                frame = Frame(self.next_index, self._state.time_s + 1.0, picture_of(frame))  # the first one at 0
+            frame = frame if isinstance(frame, Frame) else frame_of(frame, self._state)
             if not frame.image.numel():
                 raise ValueError("push: the picture is empty; takes a Frame or a uint8 (H, W, 3) picture")
             state = self._state if self._state.num_frames else self._settled(frame)
