@@ -293,6 +293,16 @@ class Memory(Protocol[S]):
         """Most bytes the memory will ever hold, None where it grows without end."""
 
 
+@runtime_checkable
+class Tiered(Protocol[S]):
+    """A memory whose blocks may lie on a disk."""
+
+    ram_blocks: int | None
+
+    def house(self, state: S, disk: Any) -> S:
+        """Let blocks that do not fit in memory go to a ``cache.Disk``, from the next write on."""
+
+
 class Retriever(Protocol[S]):
     """Finds the blocks of the past that a question needs.
 

@@ -59,7 +59,9 @@ class Shelf:
         """Put a block behind the others; it is called ``next_id``."""
         low, high = block.notes.ids.min(), block.notes.ids.max()
         row = torch.tensor([[self.next_id, block.first_row, block.stop_row, int(low), int(high)]])
-        return replace(self, blocks=(*self.blocks, block), bounds=torch.cat((self.bounds, row)), next_id=self.next_id + 1)
+        return replace(
+            self, blocks=(*self.blocks, block), bounds=torch.cat((self.bounds, row)), next_id=self.next_id + 1
+        )
 
     def drop(self, ids: Tensor) -> Shelf:
         """Forget blocks by name; a fork that holds one keeps it."""
@@ -73,7 +75,7 @@ class Shelf:
         Raises:
             ValueError: There is no block of one of these names.
         """
-        places = torch.searchsorted(self.ids.contiguous(), ids)
+        places = torch.searchsorted(self.ids.contiguous(), ids.contiguous())
         if bool((places >= len(self)).any()) or not torch.equal(self.ids[places], ids):
             raise ValueError(f"blocks: {ids.tolist()} are not all on the shelf")
         return places

@@ -50,6 +50,8 @@ def ask(
     settings: options.Settings = None,
     chunk_frames: options.ChunkFrames = 1,
     memory_mb: options.MemoryMb = None,
+    disk: options.Disk = None,
+    disk_mb: options.DiskMb = None,
     target_ms: options.TargetMs = None,
     keep_up: options.KeepUp = False,
     state: options.State = None,
@@ -85,7 +87,8 @@ def ask(
     decoding["stop"] = tuple(stop or ())
     standing = Instructions(tuple(watch or ()), max_tokens)
     pipeline = standing.pipeline(pipeline) if resume is None else pipeline
-    running = {"pipeline": pipeline, "settings": settings or (), "chunk_frames": chunk_frames, "memory_mb": memory_mb}
+    running: dict[str, Any] = {"pipeline": pipeline, "settings": settings or (), "chunk_frames": chunk_frames}
+    running |= {"memory_mb": memory_mb, "disk": disk, "disk_mb": disk_mb}
     if fps is None and not Path(source).is_dir():
         fps = FRAMES_PER_SECOND
     window = {"fps": fps, "start": start, "end": end, "realtime": realtime}
@@ -172,7 +175,7 @@ def _run(
         if resume is None:
             stream = engine.open(**running)
         else:
-            stream = engine.resume(resume, memory_mb=running["memory_mb"])
+            stream = engine.resume(resume, **{name: running[name] for name in ("memory_mb", "disk", "disk_mb")})
             if window["start"] is None and stream.num_frames:
                 window = {**window, "start": stream.state.time_s}
             opened = stack.enter_context(video.open(source, **window))
@@ -208,9 +211,10 @@ def _telling(out: Output) -> Callable[[Any, Any], None]:
 
 def _pass_on_notes(out: Output) -> None:
     """Show what sources have to say as soon as they say it."""
-    log = logging.getLogger("headrace.video")
-    log.addHandler(_Notes(out))
-    log.propagate = False
+    for room in ("headrace.video", "headrace.cache"):
+        log = logging.getLogger(room)
+        log.addHandler(_Notes(out))
+        log.propagate = False
 
 
 def _check_running(running: dict[str, Any], resume: Path | None) -> None:

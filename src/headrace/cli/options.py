@@ -41,6 +41,17 @@ ChunkFrames = Annotated[int, typer.Option(help="Frames that are taken in togethe
 MemoryMb = Annotated[
     float | None, typer.Option(help="Most MiB the past may take; refused when it cannot hold.", rich_help_panel=STREAM)
 ]
+Disk = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Scratch folder for blocks of the past beyond memory.ram_blocks, e.g. with --set memory.ram_blocks=200.",
+        rich_help_panel=STREAM,
+    ),
+]
+DiskMb = Annotated[
+    float | None, typer.Option(help="Most MiB in --disk; beyond it the oldest blocks go.", rich_help_panel=STREAM)
+]
 TargetMs = Annotated[
     float | None,
     typer.Option(

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from headrace import backbones
+from headrace.cache import Disk
 from headrace.engine import saving
 from headrace.engine.pipeline import Pipeline
 from headrace.engine.stream import Stream
@@ -33,6 +34,8 @@ class Engine:
         settings: Iterable[str] | str = (),
         chunk_frames: int = 1,
         memory_mb: float | None = None,
+        disk: str | Path | None = None,
+        disk_mb: float | None = None,
         watch: Iterable[str] | str = (),
     ) -> Stream:
         """Open a stream.
@@ -42,29 +45,41 @@ class Engine:
             settings: ``role.field=value`` texts (or one), for a pipeline given as text.
             chunk_frames: Frames per step, for a pipeline given as text.
             memory_mb: Most the stream's past may take, in MiB; None for no limit.
+            disk: Scratch folder for blocks beyond the memory's ``ram_blocks``; what is in it goes with the stream.
+            disk_mb: Most MiB in that folder, None for no limit; beyond it the oldest blocks go.
             watch: Standing instructions (or one) that hold from the first frame on; see ``Stream.watch``.
 
         Raises:
-            ValueError: The pipeline, a setting, the budget or an instruction is wrong.
+            ValueError: The pipeline, a setting, the budget, the folder or an instruction is wrong.
         """
         if isinstance(pipeline, str):
             settings = (settings,) if isinstance(settings, str) else settings
             pipeline = Pipeline.parse(pipeline, settings, chunk_frames=chunk_frames)
         stream = Stream(self, pipeline, budget_bytes=_bytes(memory_mb))
+        _house(stream, disk, disk_mb)
         for text in (watch,) if isinstance(watch, str) else watch:
             stream.watch(text)
         return stream
 
-    def resume(self, folder: str | Path, *, memory_mb: float | None = None) -> Stream:
-        """Go on with a saved stream, exactly where it was.
+    def resume(
+        self,
+        folder: str | Path,
+        *,
+        memory_mb: float | None = None,
+        disk: str | Path | None = None,
+        disk_mb: float | None = None,
+    ) -> Stream:
+        """Go on with a saved stream, exactly where it was; for the arguments see ``open``.
 
         Raises:
             SavedStreamError: The folder holds no stream of this model, or a file is damaged.
-            ValueError: The budget is wrong.
+            ValueError: The budget or the folder is wrong.
         """
         budget_bytes = _bytes(memory_mb)
         pipeline, state = saving.load(Path(folder), self.backbone.spec)
-        return Stream(self, pipeline, budget_bytes=budget_bytes, state=state)
+        stream = Stream(self, pipeline, budget_bytes=budget_bytes, state=state)
+        _house(stream, disk, disk_mb)
+        return stream
 
 
 def load(
@@ -95,12 +110,21 @@ def load(
     )
 
 
-def _bytes(memory_mb: float | None) -> int | None:
-    if memory_mb is None:
+def _house(stream: Stream, folder: str | Path | None, disk_mb: float | None) -> None:
+    """Give a stream a folder for blocks that do not fit in memory."""
+    limit_bytes = _bytes(disk_mb, "disk_mb")
+    if folder is None and disk_mb is not None:
+        raise ValueError("disk_mb: limits the folder given as disk, and none is given")
+    if folder is not None:
+        stream.house(Disk(folder, limit_bytes=limit_bytes))
+
+
+def _bytes(size_mb: float | None, name: str = "memory_mb") -> int | None:
+    if size_mb is None:
         return None
-    if not 0 < memory_mb < float("inf"):
-        raise ValueError(f"memory_mb: must be above 0, not {memory_mb}")
-    return int(memory_mb * 2**20)
+    if not 0 < size_mb < float("inf"):
+        raise ValueError(f"{name}: must be above 0, not {size_mb}")
+    return int(size_mb * 2**20)
 
 
 def choose_device(device: str | torch.device) -> torch.device:

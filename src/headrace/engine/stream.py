@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from headrace import registry
+from headrace.cache import Disk
 from headrace.engine import saving
 from headrace.engine.answering import Prompt, Said, answer
 from headrace.engine.listening import listen, stand
 from headrace.engine.pipeline import Pipeline
 from headrace.engine.state import StreamState, fork
 from headrace.engine.step import MemoryBudgetError, advance, answered, check_budget
+from headrace.protocols import Tiered
 from headrace.types import Answer, Event, Frame, ModelSpec, Query, Report, Sight, Span, Token, join
 
 if TYPE_CHECKING:
@@ -255,6 +258,21 @@ class Stream:
                 raise ValueError(f"unwatch: no standing instruction has the number {number!r}; there are: {known}")
             left = tuple(standing for standing in self._state.watching if standing.number != number)
             self._state = replace(self._state, watching=left)
+
+    def house(self, disk: Disk) -> None:
+        """Let blocks of the past that do not fit in memory go to a disk; forks share it.
+
+        Raises:
+            ValueError: The memory keeps no blocks, or all of them in memory.
+        """
+        with self._lock:
+            self._check_open()
+            memory, name = self.pipeline.memory, registry.name_of(self.pipeline.memory)
+            if not isinstance(memory, Tiered):
+                raise ValueError(f"disk: {name} keeps no blocks that could go there; take a memory such as rekv")
+            if memory.ram_blocks is None:
+                raise ValueError(f"disk: {name} keeps all its blocks in memory; set memory.ram_blocks")
+            self._state = replace(self._state, memory=memory.house(self._state.memory, disk))
 
     def fork(self) -> Stream:
         """Start another stream with the same past; sealed blocks are shared, both go their own way."""
