@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.cli import latency, options
+from headrace.cli import latency, options, retrieval
 from headrace.cli.failing import clean, fail
 from headrace.cli.output import Output
 
@@ -24,6 +24,7 @@ DEFAULT_ROWS = (
 
 app = typer.Typer(no_args_is_help=True, help="Measure the engine.")
 app.command("latency")(latency.latency)
+app.command("retrieval")(retrieval.retrieval)
 
 
 def _drawable(path: Path | None) -> Path | None:
