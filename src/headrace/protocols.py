@@ -1,7 +1,6 @@
-"""The verbs of headrace: what a backbone, a method, a memory and its Context must be able to do.
+"""The verbs of headrace: what a backbone, a method, a memory and its Context must do; see ``docs/walk.md``.
 
-A method is a frozen dataclass of numbers; its state is a value that belongs to one stream. ``init`` makes the state,
-``step`` (or ``write``) returns the next one. See ``docs/walk.md`` for one frame's way through them.
+A method is a frozen dataclass of numbers; its state, a value of one stream, is made by ``init`` and moved by ``step``.
 """
 
 from __future__ import annotations
@@ -327,6 +326,16 @@ class Memory(Protocol[S]):
 
     def bound_bytes(self, spec: ModelSpec) -> int | None:
         """Most bytes the memory will ever hold, None where it grows without end."""
+
+
+@runtime_checkable
+class Tiered(Protocol[S]):
+    """A memory whose blocks may lie on a disk."""
+
+    ram_blocks: int | None
+
+    def house(self, state: S, disk: Any) -> S:
+        """Let blocks that do not fit in memory go to a ``cache.Disk``, from the next write on."""
 
 
 class Retriever(Protocol[S]):

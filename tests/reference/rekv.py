@@ -15,10 +15,9 @@ from reference.naive.rows import Row
 
 VARIANTS: list[dict[str, Any]] = [
     {"window": 9, "retrieve": 2, "max_blocks": 31},
-    {"window": 1, "sinks": 0, "retrieve": 3, "max_blocks": 5},
+    {"window": 1, "sinks": 0, "retrieve": 3, "max_blocks": 9, "ram_blocks": 5},
     {"window": 6, "sinks": 8, "retrieve": 1, "recent": 2, "positions": "repack", "max_blocks": 8},
     {"window": 4, "sinks": 2, "retrieve": 50, "positions": "original", "max_blocks": 30},
-    {"window": 25, "retrieve": 0, "max_blocks": 7, "positions": "original"},
 ]
 IDENTITY: list[dict[str, Any]] = [{"window": 100_000}, {"window": 100_000, "sinks": 0, "retrieve": 100_000}]
 REJECTS: dict[str, list[Any]] = {
@@ -57,7 +56,10 @@ class Twin:
         for _, group in frames_of(new):
             block = [arrival for arrival in group if arrival in fresh]
             self.blocks += [block[i : i + most] for i in range(0, len(block), most)]
-        self.blocks = self.blocks[-self.method.max_blocks :]
+        most = self.method.max_blocks
+        if self.method.ram_blocks is not None:  # there is no disk here
+            most = min(most, self.method.ram_blocks)
+        self.blocks = self.blocks[len(self.blocks) - min(most, len(self.blocks)) :]
 
     def attend(
         self,

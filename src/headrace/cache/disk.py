@@ -105,7 +105,7 @@ class Disk:
         try:
             with path.open("wb") as file:
                 for x in tensors:
-                    file.write(x.detach().cpu().contiguous().view(torch.uint8).numpy())
+                    file.write(x.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         except OSError as error:
             self.refused = True
             self._say(error)
@@ -124,10 +124,8 @@ class Disk:
     def _say(self, error: OSError) -> None:
         if not self._warned:
             self._warned = True
-            why = error.strerror
-            log.warning(
-                "disk: %s takes no more (%s); the stream goes on and forgets what does not fit", self.folder, why
-            )
+            told = "takes no more (%s); the stream goes on and forgets what does not fit"
+            log.warning("disk: %s " + told, self.folder, error.strerror)
 
 
 def _close(folder: Path, lock_file: int) -> None:

@@ -40,7 +40,7 @@ class Library:
 
     def choose(self, layer: int | None, q: Tensor) -> Found:
         """Choose blocks, the newest ones included."""
-        found = self.retriever.select(self.index, layer, q, self.budget)
+        found: Found = self.retriever.select(self.index, layer, q, self.budget)
         if not self.recent:
             return found
         ids = torch.cat((found.ids, self.shelf.ids[-self.recent :])).unique()

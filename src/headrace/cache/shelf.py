@@ -75,7 +75,7 @@ class Shelf:
         Raises:
             ValueError: There is no block of one of these names.
         """
-        places = torch.searchsorted(self.ids.contiguous(), ids)
+        places = torch.searchsorted(self.ids.contiguous(), ids.contiguous())
         if bool((places >= len(self)).any()) or not torch.equal(self.ids[places], ids):
             raise ValueError(f"blocks: {ids.tolist()} are not all on the shelf")
         return places

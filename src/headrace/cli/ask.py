@@ -54,6 +54,8 @@ def ask(
     memory_mb: options.MemoryMb = None,
     max_pixels: options.MaxPixels = None,
     prompt: options.Prompt = "trained",
+    disk: options.Disk = None,
+    disk_mb: options.DiskMb = None,
     target_ms: options.TargetMs = None,
     keep_up: options.KeepUp = False,
     state: options.State = None,
@@ -93,8 +95,8 @@ def ask(
     decoding |= {"seed": seed, "stop": tuple(stop or ())}
     standing = Instructions(tuple(watch or ()), max_tokens)
     pipeline = standing.pipeline(pipeline) if resume is None else pipeline
-    running = {"pipeline": pipeline, "settings": settings or (), "chunk_frames": chunk_frames, "memory_mb": memory_mb}
-    running |= {"max_pixels": max_pixels, "prompt": prompt}
+    running: dict[str, Any] = {"pipeline": pipeline, "settings": settings or (), "chunk_frames": chunk_frames}
+    running |= {"memory_mb": memory_mb, "disk": disk, "disk_mb": disk_mb, "max_pixels": max_pixels, "prompt": prompt}
     window = {"fps": _rate(fps, source), "start": start, "end": end, "realtime": realtime}
     loading = Weights(model, revision, offline, dtype, device, weights)
     asks = _plan(questions or [], at or [], decoding, watching=bool(watch))
@@ -174,7 +176,7 @@ def _run(
         if resume is None:
             stream = engine.open(**running)
         else:
-            stream = engine.resume(resume, memory_mb=running["memory_mb"])
+            stream = engine.resume(resume, **{name: running[name] for name in ("memory_mb", "disk", "disk_mb")})
             if window["start"] is None and stream.num_frames:
                 window = {**window, "start": stream.state.time_s}
             opened = stack.enter_context(video.open(source, **window))
@@ -208,9 +210,10 @@ def _telling(out: Output) -> Callable[[Any, Any], None]:
 
 def _pass_on_notes(out: Output) -> None:
     """Show what sources have to say as soon as they say it."""
-    log = logging.getLogger("headrace.video")
-    log.addHandler(_Notes(out))
-    log.propagate = False
+    for room in ("headrace.video", "headrace.cache"):
+        log = logging.getLogger(room)
+        log.addHandler(_Notes(out))
+        log.propagate = False
 
 
 def _check_running(running: dict[str, Any], resume: Path | None) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from headrace.cli import attention, budgets, latency, narrow, options, recall, soak
+from headrace.cli import attention, budgets, latency, narrow, options, recall, retrieval, soak
 from headrace.cli.budgets import drawable
 from headrace.cli.failing import clean
 from headrace.cli.filling import fill, open_ledger
@@ -24,6 +24,7 @@ app = typer.Typer(no_args_is_help=True, help="Measure the engine.")
 app.command("latency")(latency.latency)
 app.command("soak")(soak.soak)
 app.command("recall")(recall.recall)
+app.command("retrieval")(retrieval.retrieval)
 app.command("weights")(narrow.weights)
 app.command("attention")(attention.attention)
 app.command("budgets")(budgets.budgets)

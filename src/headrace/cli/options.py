@@ -62,6 +62,17 @@ Prompt = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+Disk = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Scratch folder for blocks of the past beyond memory.ram_blocks, e.g. with --set memory.ram_blocks=200.",
+        rich_help_panel=STREAM,
+    ),
+]
+DiskMb = Annotated[
+    float | None, typer.Option(help="Most MiB in --disk; beyond it the oldest blocks go.", rich_help_panel=STREAM)
+]
 TargetMs = Annotated[
     float | None,
     typer.Option(

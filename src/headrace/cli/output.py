@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from headrace.types import Answer, Event, Report
+    from headrace.types import Answer, Event, Moment, Report
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Output:
         self.console.print(
             f"             [bold]A[/bold] [{colour}]{escape(answer.text) or '(silence)'}[/{colour}]{told}"
         )
-        rests = ", ".join(f"{seconds(m.time_s)} ({m.score:.0%})" for m in answer.evidence)
+        rests = ", ".join(moment(m) for m in answer.evidence)
         where = f", most attention on {rests}" if rests else ""
         self.console.print(f"             first token {answer.first_token_ms:.0f} ms{where}", style="dim")
 
@@ -121,6 +121,12 @@ def size(num_bytes: float) -> str:
             return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
         num_bytes /= 1024
     raise AssertionError
+
+
+def moment(found: Moment) -> str:
+    """A frame an answer rests on: its time, its share of attention, and in how many layers it was looked up."""
+    looked = "" if found.chosen is None else f", looked up by {found.chosen:.0%} of layers"
+    return f"{seconds(found.time_s)} ({found.score:.0%}{looked})"
 
 
 def seconds(time_s: float) -> str:

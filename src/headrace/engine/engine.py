@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from headrace import backbones
+from headrace.cache import Disk
 from headrace.engine import saving
 from headrace.engine.folder import Folder
 from headrace.engine.pipeline import Pipeline
@@ -45,6 +46,8 @@ class Engine:
         memory_mb: float | None = None,
         max_pixels: int | None = None,
         prompt: str = "trained",
+        disk: str | Path | None = None,
+        disk_mb: float | None = None,
         watch: Iterable[str] | str = (),
     ) -> Stream:
         """Open a stream.
@@ -58,31 +61,43 @@ class Engine:
                 shape then fixes the size of all.
             prompt: ``trained`` writes prompts and positions as the model's authors did, ``library`` as transformers
                 does, where the two differ.
+            disk: Scratch folder for blocks beyond the memory's ``ram_blocks``; what is in it goes with the stream.
+            disk_mb: Most MiB in that folder, None for no limit; beyond it the oldest blocks go.
             watch: Standing instructions (or one) that hold from the first frame on; see ``Stream.watch``.
 
         Raises:
-            ValueError: The pipeline, a setting, a budget, the prompt or an instruction is wrong.
+            ValueError: The pipeline, a setting, a budget, the folder, the prompt or an instruction is wrong.
         """
         if isinstance(pipeline, str):
             settings = (settings,) if isinstance(settings, str) else settings
             pipeline = Pipeline.parse(pipeline, settings, chunk_frames=chunk_frames)
         view = View(max_pixels=max_pixels, prompt=prompt)
         stream = Stream(self, pipeline, budget_bytes=_bytes(memory_mb), view=view)
+        _house(stream, disk, disk_mb)
         for text in (watch,) if isinstance(watch, str) else watch:
             stream.watch(text)
         return stream
 
-    def resume(self, folder: str | Path, *, memory_mb: float | None = None) -> Stream:
-        """Go on with a saved stream, exactly where it was.
+    def resume(
+        self,
+        folder: str | Path,
+        *,
+        memory_mb: float | None = None,
+        disk: str | Path | None = None,
+        disk_mb: float | None = None,
+    ) -> Stream:
+        """Go on with a saved stream, exactly where it was; for the arguments see ``open``.
 
         Raises:
             SavedStreamError: The folder holds no stream of this model, or a file is damaged.
-            ValueError: The budget is wrong.
+            ValueError: The budget or the folder is wrong.
         """
         budget_bytes = _bytes(memory_mb)
         known = Folder(Path(folder))
         pipeline, state = saving.load(known.path, self.backbone.spec, into=known)
-        return Stream(self, pipeline, budget_bytes=budget_bytes, state=state, folder=known)
+        stream = Stream(self, pipeline, budget_bytes=budget_bytes, state=state, folder=known)
+        _house(stream, disk, disk_mb)
+        return stream
 
 
 def load(
@@ -114,12 +129,21 @@ def load(
     return Engine(backbones.load(name, revision=revision, offline=offline, dtype=kind, device=place, weights=weights))
 
 
-def _bytes(memory_mb: float | None) -> int | None:
-    if memory_mb is None:
+def _house(stream: Stream, folder: str | Path | None, disk_mb: float | None) -> None:
+    """Give a stream a folder for blocks that do not fit in memory."""
+    limit_bytes = _bytes(disk_mb, "disk_mb")
+    if folder is None and disk_mb is not None:
+        raise ValueError("disk_mb: limits the folder given as disk, and none is given")
+    if folder is not None:
+        stream.house(Disk(folder, limit_bytes=limit_bytes))
+
+
+def _bytes(size_mb: float | None, name: str = "memory_mb") -> int | None:
+    if size_mb is None:
         return None
-    if not 0 < memory_mb < float("inf"):
-        raise ValueError(f"memory_mb: must be above 0, not {memory_mb}")
-    return int(memory_mb * 2**20)
+    if not 0 < size_mb < float("inf"):
+        raise ValueError(f"{name}: must be above 0, not {size_mb}")
+    return int(size_mb * 2**20)
 
 
 def choose_device(device: str | torch.device) -> torch.device:

@@ -63,7 +63,7 @@ class Pipeline:
         ):
             if role not in named:
                 text = f"{text}+{name}"
-        memory = registry.parse(text)["memory"]
+        memory: Any = registry.parse(text)["memory"]
         if memory.retriever and "retriever" not in named:
             text = f"{text}+{memory.retriever}"
         elif "retriever" in named and not memory.retriever:

@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headrace import registry
+from headrace.cache import Disk
 from headrace.engine.pipeline import Pipeline
 from headrace.engine.state import StreamState, alias
-from headrace.protocols import Backbone, Context
+from headrace.protocols import Backbone, Context, Tiered
 from headrace.types import (
     Cursor,
     Decision,
@@ -203,6 +205,20 @@ def framed(cursor: Cursor) -> Cursor:
 def answered(cursor: Cursor) -> Cursor:
     """The cursor after a remembered question and answer."""
     return replace(cursor, clip_open=False, answered=True, turn=cursor.turn + 1)
+
+
+def housed(memory: Any, state: Any, disk: Disk) -> Any:
+    """The state of a memory whose blocks may go to a disk.
+
+    Raises:
+        ValueError: The memory keeps no blocks, or all of them in memory.
+    """
+    name = registry.name_of(memory)
+    if not isinstance(memory, Tiered):
+        raise ValueError(f"disk: {name} keeps no blocks that could go there; take a memory such as rekv")
+    if memory.ram_blocks is None:
+        raise ValueError(f"disk: {name} keeps all its blocks in memory; set memory.ram_blocks")
+    return memory.house(state, disk)
 
 
 def check_bound(pipeline: Pipeline, spec: ModelSpec, budget_bytes: int | None) -> None:

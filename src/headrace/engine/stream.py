@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from headrace.cache import Disk
 from headrace.engine import saving
 from headrace.engine.answering import Prompt, Said, answer
 from headrace.engine.checkpoints import EVERY_S, Checkpointer
@@ -19,15 +20,7 @@ from headrace.engine.folder import Folder
 from headrace.engine.listening import listen, stand
 from headrace.engine.pipeline import Pipeline
 from headrace.engine.state import StreamState, fork
-from headrace.engine.step import (
-    advance,
-    answered,
-    begin,
-    check_bound,
-    check_budget,
-    frame_of,
-    most_rows,
-)
+from headrace.engine.step import advance, answered, begin, check_bound, check_budget, frame_of, housed, most_rows
 from headrace.protocols import Backbone
 from headrace.types import Answer, Event, Frame, ModelSpec, Query, Report, Sight, Span, Token, View, join
 
@@ -294,6 +287,16 @@ class Stream:
                 raise ValueError(f"unwatch: no standing instruction has the number {number!r}; there are: {known}")
             left = tuple(standing for standing in self._state.watching if standing.number != number)
             self._state = replace(self._state, watching=left)
+
+    def house(self, disk: Disk) -> None:
+        """Let blocks of the past that do not fit in memory go to a disk; forks share it.
+
+        Raises:
+            ValueError: The memory keeps no blocks, or all of them in memory.
+        """
+        with self._lock:
+            self._check_open()
+            self._state = replace(self._state, memory=housed(self.pipeline.memory, self._state.memory, disk))
 
     def fork(self) -> Stream:
         """Start another stream with the same past; sealed blocks are shared, both go their own way."""

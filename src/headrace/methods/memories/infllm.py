@@ -15,13 +15,14 @@ true, so that early queries of a step see some rows twice); blocks have a bound.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from headrace.cache import (
+    Disk,
     Fences,
     KVCache,
     Limits,
@@ -114,6 +115,11 @@ class InfLLM(Method):
         scores = torch.zeros(spec.layers, spec.heads, 0, device=spec.device)
         window = KVCache(spec, block_rows=min(4096, max(64, self.window // 4)))
         return InfLLMState(KVCache(spec, block_rows=64), window, Shelf(), index, scores)
+
+    def house(self, state: InfLLMState, disk: Disk) -> InfLLMState:
+        """Let blocks that do not fit in memory go to a disk."""
+        state.shelf = replace(state.shelf, disk=disk)
+        return state
 
     def _most_rows(self, spec: ModelSpec) -> int:
         return self.block or spec.grid[0] * spec.grid[1] + MARGIN

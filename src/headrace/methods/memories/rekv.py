@@ -16,10 +16,11 @@ in any case; within a frame, and between frames that follow each other, ids keep
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from headrace.cache import (
+    Disk,
     KVCache,
     Library,
     Limits,
@@ -99,6 +100,11 @@ class ReKV(Method):
         window = KVCache(spec, block_rows=self._block_rows)
         return ReKVState(KVCache(spec, block_rows=64), window, Shelf(), retriever, retriever.init(spec), -1)
 
+    def house(self, state: ReKVState, disk: Disk) -> ReKVState:
+        """Let blocks that do not fit in memory go to a disk."""
+        state.shelf = replace(state.shelf, disk=disk)
+        return state
+
     @property
     def _block_rows(self) -> int:
         return min(4096, max(64, self.window // 4))
@@ -107,7 +113,7 @@ class ReKV(Method):
         """Frames see window and sinks, a question sinks and what it looks up."""
         sinks = Past(state.sinks.snapshot(), state.sinks.table.view())
         window = Past(state.window.snapshot(), state.window.table.view())
-        values = {
+        values: dict[str, Any] = {
             "num_sinks": max(state.num_sinks, 0),
             "reach": self.window,
             "next_row": state.window.table.stop,
