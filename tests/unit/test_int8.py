@@ -14,7 +14,6 @@ import headrace
 from headrace.backbones import FAMILIES, plain
 from headrace.backbones.int8 import NARROW_ROWS, Int8Linear
 from headrace.bench.weights import logits_error, weight_bytes
-from headrace.cli.ask import Weights, _again
 from headrace.engine.saving import SavedStreamError
 from parity.families import write
 from parity.models import QUESTION, frames
@@ -87,12 +86,6 @@ def test_a_form_that_is_unknown(form, tmp_path):
     assert len(stderr.strip().splitlines()) == 1
 
 
-def test_the_command_that_goes_on_names_the_form(tmp_path):
-    loading = Weights("nano", None, False, "auto", "auto", "int8")
-    command = _again("clip.mp4", [], {"fps": 2.0, "end": None, "realtime": False}, loading, tmp_path, also=[])
-    assert command.endswith("--weights int8")
-
-
 def test_the_command_measures_answers_logits_and_bytes(tmp_path):
     write("llava_onevision", tmp_path)
     code, stdout, stderr = run(
@@ -113,7 +106,7 @@ def test_the_command_measures_answers_logits_and_bytes(tmp_path):
     assert code == 0, stderr
     (found,) = [x for x in objects(stdout) if x["event"] == "weights"]
     assert 0 <= found["share"] <= 1
-    assert found["num"] > 10
+    assert found["num"] > 3
     assert found["bytes"][1] < found["bytes"][0]
     assert found["logits"]["mean"] > 0
 

@@ -45,6 +45,7 @@ def logits_error(one: Any, other: Any, frames: Sequence[Frame], question: str) -
 
 def _logits(backbone: Any, frames: Sequence[Frame], question: str) -> Tensor:
     """Prefix, clip and question as one prompt on an empty past: (T, V) fp32."""
+    backbone = backbone.at(backbone.choose(backbone.view, frames[0]))
     clip = backbone.wrap(backbone.vision(backbone.pixels(frames), frames), Cursor())
     cursor = replace(Cursor(), clip_open=True)
     parts = [backbone.open(), clip, backbone.close_clip(cursor), backbone.turn(question, cursor)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import typer
@@ -36,13 +37,14 @@ def models(context: typer.Context, *, as_json: options.Json = False) -> None:
         costs = (f"{row['hour_bytes'][preset] / 2**20:,.0f} MiB" for preset in PRESETS)
         table.add_row(row["hub_name"], str(row["tokens_per_step"]), *costs)
     out.console.print(table)
-    out.line(f"Families: {', '.join(FAMILIES)}. tokens: visual tokens of a step, before a compressor.")
+    out.line(f"Families: {', '.join(FAMILIES)}. tokens: at most so many visual tokens a step.")
     out.line(f"full, window, recent: what {', '.join(PRESETS)} hold; --pipeline takes these names.")
     out.line("Bytes: the past after one hour at 1 frame per second in bf16, newlines and timestamps included;")
     out.line("a full past grows on and on, the others stay. nano is embedded and needs no download.")
     out.line(f"Verified: {VERIFIED}, on transformers {TRANSFORMERS}.")
 
 
+@functools.cache
 def _rows() -> list[dict[str, Any]]:
     """One row per released shape; nothing of its weights is built."""
     import torch

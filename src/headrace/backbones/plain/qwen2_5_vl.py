@@ -22,6 +22,11 @@ CHAT_TEMPLATE = (
 ) + qwen_vl.CHAT_TEMPLATE
 
 # Decoders of the released sizes, from memory of their configurations.
+HUB = {
+    "qwen2.5-vl-3b": "Qwen/Qwen2.5-VL-3B-Instruct",
+    "qwen2.5-vl-7b": "Qwen/Qwen2.5-VL-7B-Instruct",
+}
+
 SHAPES: dict[str, dict[str, Any]] = {
     "qwen2.5-vl-3b": {
         "vocab_size": 151936,
