@@ -1,10 +1,11 @@
 """Naive twin of ``videoscan``: a list of rows, of which each frame's last stays.
 
-There is no size at which it forgets nothing; what it equals is one forward under its mask (tests/unit/test_videoscan.py).
+There is no size at which it forgets nothing; what it equals is one forward with its mask: tests/unit/test_videoscan.py.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -65,14 +66,14 @@ class Twin:
             self.spots[row.arrival] = tuple(len(self.rows) + x - end for x, end in moved)
         last = {row.frame: row for row in new if row.frame >= 0}
         kept = list(last.values()) if last else new
-        before = [row for row in self.rows]
+        before = list(self.rows)
         for row in kept:
             before.append(row)
             shown = [x for x in before if x.frame >= 0]
             if row.frame >= 0 and len(shown) >= self.method.capacity:
                 alike = [
                     float(torch.nn.functional.cosine_similarity(a.embed.double(), b.embed.double(), dim=0))
-                    for a, b in zip(shown[:-1], shown[1:], strict=True)
+                    for a, b in pairwise(shown)
                 ]
                 gone = shown[alike.index(max(alike))]
                 before = [x for x in before if x is not gone]

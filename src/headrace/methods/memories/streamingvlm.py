@@ -269,7 +269,7 @@ def _block_rows(num: int) -> int:
 
 
 def _rounds(seg: Segment, first: int) -> list[tuple[int, int]]:
-    """First row and end of every frame of a step; rows of no frame go with the frame after them, the last with the last."""
+    """First row and end of every frame of a step; rows of no frame go with the next one, at the end with the last."""
     shown = torch.nonzero(seg.frame >= 0).squeeze(1)
     if not len(shown):
         return []

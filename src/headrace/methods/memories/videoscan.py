@@ -7,10 +7,11 @@ Behind the tokens of a frame stands their mean, the carrier. The decoder reads t
 before it; then only the carrier's keys and values stay, which have seen the whole frame. When there are ``capacity``
 carriers, the older of the two neighbours that look most alike is deleted.
 
-Ours differs: a carrier means something to a model that was trained with carriers (two stages in the paper, whose weights
-this project has not); others answer badly. ``carrier="last"`` keeps the row a model itself closes its frames with.
-Remembered turns stay, within ``turn_rows``; the original keeps no text. Its stand-in question after every frame is left
-out, as nothing of it is kept. Frames of one step see each other. The variant that keeps sixteen more rows is left out.
+Ours differs: a carrier means something to a model that was trained with carriers, in two stages in the paper, whose
+weights this project has not; others answer badly. ``carrier="last"`` keeps the row with which a model itself closes its
+frames. Remembered turns stay, within ``turn_rows``; the original keeps no text. Its stand-in question after every frame
+is left out, as nothing of it is kept, and so is the variant that keeps sixteen more rows. Frames of one step see each
+other.
 
 ``R`` kept rows, ``P`` position rows, ``D`` width.
 """

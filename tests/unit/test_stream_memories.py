@@ -1,0 +1,85 @@
+"""Memories at work in a stream of a tiny model: thinned frames, remembered turns, waiting frames, saving."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import headrace
+from headrace import registry
+from headrace.engine import Pipeline
+from headrace.types import Kind
+
+from unit.tiny import save_tiny
+
+NAMES = ["streamingvlm:2", "flash_vstream:3", "flash_vstream:2@memory.order=time", "videoscan:4"]
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return headrace.load(save_tiny(tmp_path_factory.mktemp("tiny")))
+
+
+def opened(engine: Any, name: str, **values: Any) -> Any:
+    text, *settings = name.split("@")
+    return engine.open(Pipeline.parse(f"{text}+uniform:0.5", settings, **values))
+
+
+def picture(i: int) -> torch.Tensor:
+    return torch.randint(0, 256, (40, 40, 3), generator=torch.Generator().manual_seed(i), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("name", ["streamingvlm", "flash_vstream", "videoscan"])
+def test_presets_parse_alone_and_with_stc(name: str) -> None:
+    assert registry.name_of(Pipeline.parse(name).memory) == name
+    both = Pipeline.parse(f"{name}+stc")
+    assert registry.name_of(both.memory) == name
+    assert registry.name_of(both.compressor) == "stc_pruner"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_saved_stream_goes_on_as_if_nothing_had_happened(engine: Any, name: str, tmp_path: Path) -> None:
+    stream = opened(engine, name)
+    for i in range(5):
+        stream.push(picture(i))
+    stream.ask("what is there now", max_tokens=3, remember=True)
+    stream.push(picture(5))
+    stream.save(tmp_path / "saved")
+    other = engine.resume(tmp_path / "saved")
+    for s in (stream, other):
+        for i in range(6, 11):
+            s.push(picture(i))
+        s.ask("what is there", max_tokens=2, remember=True)
+        s.push(picture(11))
+    found = [s.ask("what was there first", max_tokens=4, evidence=3) for s in (stream, other)]
+    assert found[0].tokens == found[1].tokens
+    assert found[0].evidence == found[1].evidence
+    assert found[0].evidence, "an answer names the moments it rests on"
+    assert 0 <= min(m.time_s for m in found[0].evidence) <= max(m.time_s for m in found[0].evidence) <= 11
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_waiting_frame_is_seen_as_if_its_step_were_full(engine: Any, name: str) -> None:
+    """A stream of steps of two frames, asked after five, sees the fifth; its state does not change."""
+    stream, other = (opened(engine, name, chunk_frames=2) for _ in range(2))
+    for i in range(5):
+        stream.push(picture(i))
+        other.push(picture(i if i < 4 else 99))
+    before = stream.ask("what is there", max_tokens=4)
+    assert before.prompt_rows == other.ask("what is there", max_tokens=4).prompt_rows
+    assert stream.ask("what is there", max_tokens=4).tokens == before.tokens
+
+
+def test_a_carrier_stands_behind_every_frame_and_costs_no_token(engine: Any) -> None:
+    stream = opened(engine, "videoscan:64")
+    prefix = engine.backbone.spec.prefix_rows
+    for i in range(4):
+        stream.push(picture(i))
+        assert stream.report.tokens_kept == stream.report.tokens_in // 2
+        state = stream.state.memory
+        assert len(state.arrivals) == prefix + i + 1
+    kinds = state.cache.table.view().column("kind").tolist()
+    assert kinds == [Kind.PREFIX] * prefix + [Kind.NEWLINE] * 4
