@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from headrace import registry
 from headrace.backbones import plain
 from headrace.engine import Engine, MemoryBudgetError
 from headrace.engine.state import same
@@ -156,11 +157,12 @@ def test_deepstack_follows_what_a_compressor_keeps(family):
         assert float((model.model.lm_head(other) - want).abs().max()) > 1e-2, "deepstack matters here"
 
 
+MEMORIES = [entry.name for entry in registry.entries().values() if entry.role == "memory"]
+THINNED = ["stc", "stc_adaptive+streamingllm:40", "recent:2+random:0.5", "streamingllm:24+uniform:3"]
+
+
 @QWEN
-@pytest.mark.parametrize(
-    "pipeline",
-    ["stc", "stc_adaptive+streamingllm:40", "recent:2+random:0.5", "streamingllm:24+uniform:3", "stc_cacher+recent:3"],
-)
+@pytest.mark.parametrize("pipeline", [*THINNED, *(f"stc_cacher+{name}" for name in MEMORIES)])
 def test_methods_of_every_role_save_fork_and_go_on(family, pipeline, tmp_path):
     """Forked, saved and resumed streams say what the stream itself says, and keep their size."""
     engine, shown = kin(family).engine, frames(9, size=(52, 28))
