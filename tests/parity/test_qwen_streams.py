@@ -177,7 +177,8 @@ def test_methods_of_every_role_save_fork_and_go_on(family, pipeline, tmp_path):
         assert other.spec.grid == stream.spec.grid
         streamed(other, shown[5:])
         assert other.ask(QUESTION, max_tokens=4, remember=True).tokens == want.tokens
-        assert same(other.state, stream.state)
+        assert same(other.state.encoder, stream.state.encoder)
+        assert same(other.state.cursor, stream.state.cursor)
     bound = stream.pipeline.memory.bound_bytes(stream.spec)
     assert bound is None or stream.pipeline.memory.num_bytes(stream.state.memory) <= bound
 
