@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration
 
 from headrace.backbones.adapter import visual_rows
+from headrace.backbones.looking import MOST_ASPECT
 from headrace.backbones.pictures import Pictures
 from headrace.backbones.qwen_tower import Plan, QwenBlock, learned_places, make_plan, open_blocks
 from headrace.backbones.qwen_vl import QwenVL
@@ -67,7 +68,7 @@ class Qwen3VL(QwenVL):
 
     def _fit(self, height: int, width: int, least: int, most: int) -> tuple[int, int]:
         """A side that is shorter than a token is brought to a token's first."""
-        if min(height, width) < self._unit:
+        if min(height, width) < self._unit and max(height, width) <= MOST_ASPECT * min(height, width):
             grow = max(self._unit / height, self._unit / width)
             height, width = int(height * grow), int(width * grow)
         return super()._fit(height, width, least, most)

@@ -64,8 +64,9 @@ def make_plan(grid: tuple[int, int], inv_freq: Tensor, *, window: int | None) ->
     inside = torch.arange(MERGE)
     row = ((groups // cols * MERGE)[:, None, None] + inside[:, None]).expand(-1, MERGE, MERGE).flatten()
     col = ((groups % cols * MERGE)[:, None, None] + inside[None, :]).expand(-1, MERGE, MERGE).flatten()
-    angle = torch.stack((row, col), 1)[..., None].float() * inv_freq.float().cpu()  # (N, 2, d/4)
-    parts = [x.flatten(1).repeat(1, 2)[:, None].to(inv_freq.device) for x in (angle.cos(), angle.sin())]
+    place = torch.stack((row, col), 1).to(inv_freq.device)
+    angle = place[..., None].float() * inv_freq.float()  # (N, 2, d/4)
+    parts = [x.flatten(1).repeat(1, 2)[:, None] for x in (angle.cos(), angle.sin())]
     return Plan(grid, row * grid[1] + col, groups, runs, parts[0], parts[1])
 
 

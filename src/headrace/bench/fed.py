@@ -23,6 +23,8 @@ class Eyes:
 
     def __init__(self, engine: Engine, pipelines: Iterable[Pipeline]) -> None:
         self._backbone = engine.backbone
+        if (unit := self._backbone.spec.frames_per_step) > 1:
+            raise ValueError(f"model: pipelines share one look at every frame here, and this one takes {unit} at once")
         self._methods = {repr(pipeline.encoder): pipeline.encoder for pipeline in pipelines}
         self._states = {key: method.init(engine.backbone.spec) for key, method in self._methods.items()}
 

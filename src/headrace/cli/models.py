@@ -13,6 +13,7 @@ from headrace.cli.failing import clean
 from headrace.cli.output import Output
 
 PRESETS = ("full", "streamingllm:2048", "recent:16")
+WIDE = (360, 640)  # a frame, for families whose tokens depend on its shape
 HOUR_FRAMES = 3600  # one hour at one frame per second
 VERIFIED = "logits and greedy tokens equal transformers' at tiny random sizes in fp32; released weights were not run"
 
@@ -50,12 +51,14 @@ def _rows() -> list[dict[str, Any]]:
     import torch
 
     from headrace.backbones import adopt, plain
+    from headrace.types import Frame, View
 
-    found = []
+    found, wide = [], Frame(0, 0.0, torch.zeros(*WIDE, 3, dtype=torch.uint8))
     for shape, family in plain.shapes().items():
         config = plain.shape_config(shape)
         model = plain.build_large(config, dtype=torch.bfloat16, device=torch.device("meta"))
-        spec = adopt(model, plain.word_tokenizer([], family), name=shape).spec
+        backbone = adopt(model, plain.word_tokenizer([], family), name=shape)
+        spec = backbone.at(backbone.choose(View(), wide)).spec
         found.append(
             {
                 "family": family,

@@ -97,6 +97,8 @@ def frame_of(image: Any, state: StreamState) -> Frame:
 def begin(pipeline: Pipeline, backbone: Backbone, *, budget_bytes: int | None) -> StreamState:
     """The state of an empty stream: every method's start, and the prefix in the memory.
 
+    Where the first frame decides on its size, a stream begins again with it, and only then writes the prefix.
+
     Raises:
         MemoryBudgetError: The prefix would not fit.
     """
@@ -109,7 +111,7 @@ def begin(pipeline: Pipeline, backbone: Backbone, *, budget_bytes: int | None) -
         speaker=pipeline.speaker.init(spec),
         view=backbone.view,
     )
-    if pipeline.memory.kind == "tokens":
+    if pipeline.memory.kind == "tokens" or spec.patch_grid == (0, 0):
         return state
     segment, cursor = backbone.place(state.cursor, backbone.open())
     check_budget(pipeline, spec, state.memory, len(segment), budget_bytes)

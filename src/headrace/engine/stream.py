@@ -131,13 +131,13 @@ class Stream:
             return self._heard()
 
     def _settled(self, frame: Frame) -> StreamState:
-        """The state with the size of all frames fixed by the first one; what looks at pictures starts anew."""
+        """The state with the size of all frames fixed by the first one: begun again, knowing it."""
         view = self._backbone.choose(self._state.view, frame)
         if view == self._state.view:
             return self._state
         self._backbone = self._engine.looking(view)
-        encoder, compressor = self.pipeline.encoder.init(self.spec), self.pipeline.compressor.init(self.spec)
-        return replace(self._state, view=view, encoder=encoder, compressor=compressor)
+        state = begin(self.pipeline, self._backbone, budget_bytes=self._budget_bytes)
+        return replace(state, watching=self._state.watching, num_watches=self._state.num_watches)
 
     def _heard(self) -> list[Event]:
         """Hand out what the stream has said since the last push."""

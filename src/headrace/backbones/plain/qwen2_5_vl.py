@@ -21,6 +21,8 @@ CHAT_TEMPLATE = (
     "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\n" + SYSTEM + "<|im_end|>\n' }}{% endif %}"
 ) + qwen_vl.CHAT_TEMPLATE
 
+HUB = {size: f"Qwen/Qwen2.5-VL-{size[-2:].upper()}-Instruct" for size in ("qwen2.5-vl-3b", "qwen2.5-vl-7b")}
+
 # Decoders of the released sizes, from memory of their configurations.
 HUB = {
     "qwen2.5-vl-3b": "Qwen/Qwen2.5-VL-3B-Instruct",

@@ -16,6 +16,8 @@ MODEL = Qwen3VLForConditionalGeneration
 PIXELS = "pixel_values_videos"
 TIMES = (*(f"<{second}" for second in range(17)), "0", "5", "seconds>")
 
+HUB = {f"qwen3-vl-{size}b": f"Qwen/Qwen3-VL-{size}B-Instruct" for size in (2, 4, 8)}
+
 SMALL_TOWER = {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "deepstack_visual_indexes": [5, 11, 17]}
 LARGE_TOWER = {"depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "deepstack_visual_indexes": [8, 16, 24]}
 
