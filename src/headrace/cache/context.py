@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -52,6 +53,7 @@ class CacheContext:
 
     Attributes:
         reads_queries: Every layer's queries are wanted for all rows, also where no output is.
+        by_arrival: Rows of ``Seen`` are arrival numbers, not places in the parts of the past one behind the other.
 
     Args:
         spec: The model.
@@ -61,6 +63,7 @@ class CacheContext:
     """
 
     reads_queries = False
+    by_arrival = False
 
     def __init__(self, spec: ModelSpec, past: Sequence[Past], *, next_row: int, positions: str) -> None:
         self._spec = spec
@@ -128,14 +131,14 @@ class CacheContext:
         for part, turned in zip(self._past, self._moved, strict=True):
             for run in part.layers[layer]:
                 if (group := self._group(layer, part, turned, run, q, number)) is not None:
-                    seen.append(Seen(group, run.rows, offset - part.rows.first))
+                    seen.append(Seen(group, run.rows, 0 if self.by_arrival else offset - part.rows.first))
             offset += part.rows.stop - part.rows.first
         if len(self._tails[layer]):
             tail = self._tails[layer].span()
             assert tail.rotated is not None
             group = windowed(tail.rotated, tail.values, tail.rows, number, self._window(layer))
             if group is not None:
-                seen.append(Seen(group, tail.rows, offset))
+                seen.append(Seen(group, tail.rows, self._new_offset()))
         return seen
 
     def _group(
@@ -164,7 +167,11 @@ class CacheContext:
             if window is not None:
                 mask &= number[None] > number[-num_q:, None] - window
             group = KeyGroup(new.rotated, new.values, mask=None if bool(mask.all()) else mask.to(q.device))
-        return [Seen(group, number, self._num_past())]
+        return [Seen(group, number, self._new_offset())]
+
+    def _new_offset(self) -> int:
+        """What to add to the number of a row of this prompt in a ``Seen``."""
+        return self._next_row if self.by_arrival else self._num_past()
 
     def _num_past(self) -> int:
         return sum(part.rows.stop - part.rows.first for part in self._past)
@@ -195,7 +202,7 @@ class CacheContext:
         num = len(mass)
         return Attention(torch.cat(frames)[:num], torch.cat(times)[:num], mass)
 
-    def fork(self) -> CacheContext:
+    def fork(self) -> Self:
         """The same past and rows so far, for another prompt; see ``protocols.Context``."""
         twin = copy(self)
         twin._tails = [tail.fork() for tail in self._tails]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -146,6 +146,7 @@ class StepContext(CacheContext):
     """
 
     reads_queries = True
+    by_arrival = True
 
     def __init__(
         self,
@@ -232,17 +233,6 @@ class StepContext(CacheContext):
         """(H, U, D) queries at the far end of the window."""
         num = q.shape[1]
         return rotate(q, self._far[0].expand(num, -1), self._far[1].expand(num, -1))
-
-    def _seen(self, layer: int, q: Tensor, number: Tensor) -> list[Seen]:
-        """Window and tail; rows by arrival number."""
-        first, num = self._past[0].rows.first, self._num_past()
-        return [
-            Seen(seen.group, seen.rows, 0 if seen.offset == -first else seen.offset - num + self._next_row)
-            for seen in super()._seen(layer, q, number)
-        ]
-
-    def _new(self, layer: int, q: Tensor, new: LayerSpan) -> list[Seen]:
-        return [Seen(seen.group, seen.rows, self._next_row) for seen in super()._new(layer, q, new)]
 
     def _distant(self, layer: int, *, q: Tensor, new: LayerSpan, begin: int, end: int) -> list[Seen]:
         """Looked-up blocks, sinks, and rows beyond the window that are in no block yet; keys un-rotated."""
@@ -368,10 +358,9 @@ class StepContext(CacheContext):
             [self._sinks.rows, self._past[0].rows], self._shelf, self._segments, self._next_row, self._found.values()
         )
 
-    def fork(self) -> StepContext:
+    def fork(self) -> Self:
         """The same past and rows so far, for another prompt; see ``protocols.Context``."""
         twin = super().fork()
-        assert isinstance(twin, StepContext)
         twin._working, twin._found = list(self._working), dict(self._found)
         twin.selected = list(self.selected)
         return twin
