@@ -110,8 +110,9 @@ def test_a_card_says_what_was_done():
     assert "(below .75 at 16 frames): changed (0.00)." in plainly
     assert "| **macro** | **0.500** |" in plainly
     assert "2 seeds of held-out worlds" in plainly
-    assert "9 events of all instructions, threshold 0.5: F1\n  **0.842** within one frame" in plainly
-    assert "(precision 0.800, recall 0.889);\n  say when 0.84." in plainly
+    assert "9 events of all instructions, threshold 0.5: F1 **0.842** within one frame" in " ".join(plainly.split())
+    assert "(precision 0.800, recall 0.889); say when 0.84." in " ".join(plainly.split())
+    assert max(map(len, plainly.splitlines())) <= 120
     assert "rest on 50% of the questions, so their error is 1.4 times as\nlarge." in plainly
     control = card(Trained(1, {"follow": 4}, {"follow": 9.0}, 1, "nano, sha256 fed", "none"), findings(), "abc")
     assert "started from a checkpoint (nano, sha256 fed)" in control

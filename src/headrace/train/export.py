@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,14 @@ def card(trained: Trained, found: Findings, sha256: str) -> str:
     origin = f"started from a checkpoint ({trained.start})" if trained.start else "from nothing"
     before = " What it started from may have been trained otherwise." if trained.start else ""
     longest = MOST_DENSE if trained.drop == "none" else LONG[-1]
-    main, spoken, threshold = found.main, found.spoken.whole, found.spoken.threshold
+    main, spoken = found.main, found.spoken.whole
     apart = ", ".join(f"{name} {tally.f1:.2f}" for name, tally in found.spoken.tallies.items())
+    told = (
+        "**Standing instructions**: asked after a frame, it stops at once unless the instruction came true on it."
+        f" On held-out clips of 16 frames, {found.spoken.events} events of all instructions, threshold"
+        f" {found.spoken.threshold}: F1 **{spoken.f1:.3f}** within one frame (precision {spoken.precision:.3f}, recall"
+        f" {spoken.recall:.3f}); {apart}."
+    )
     times = len(main.results) * len(found.others) / sum(len(part.results) for part in found.others)
     weak = [f"{kind} ({share:.2f})" for kind, share in main.model.by_kind.items() if share < 0.75]
     kinds, macros = len(main.model.by_kind), ", ".join(f"{part.model.macro:.3f}" for part in found.seeds)
@@ -83,13 +90,10 @@ trained on headrace's own synthetic world. It loads with plain transformers.
   Nothing else: it has never seen a photograph, a person or a sentence beyond those.
 - **Data**: `headrace.video.world`, standard level and a crowded variant, endless; training worlds have seeds from 2^40
   up, held-out worlds 2^30 up to 2^30 + 2^20; neither meets the small seeds people type.
-- **Recipe**: `headrace train nano`, seed {trained.seed}, {origin}, {trained.threads} thread(s): {phases}.
+{_point(f"**Recipe**: `headrace train nano`, seed {trained.seed}, {origin}, {trained.threads} thread(s): {phases}.")}
 - **Positions**: tokens that a compressor drops leave a gap (`positions: original` in config.json).
   {DROPPED[trained.drop]}{before}
-- **Standing instructions**: asked after a frame, it stops at once unless the instruction came true on that frame.
-  On held-out clips of 16 frames, {found.spoken.events} events of all instructions, threshold {threshold}: F1
-  **{spoken.f1:.3f}** within one frame (precision {spoken.precision:.3f}, recall {spoken.recall:.3f});
-  {apart}.
+{_point(told)}
 - **Weak** (below .75 at 16 frames): {", ".join(weak) or "no kind"}.
 - **Not trained**: several turns, more than {longest} frames at once, the levels easy and hard (pictures of
   the latter are resized to 128 px).
@@ -108,6 +112,11 @@ often, so that guessing does not pay. A kind with n questions carries a standard
 the columns beside 16 frames rest on {1 / times:.0%} of the questions, so their error is {times**0.5:.1f} times as
 large.
 """
+
+
+def _point(text: str) -> str:
+    """Write a point of a list in lines of at most 118 letters."""
+    return textwrap.fill(f"- {text}", 118, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def table(found: Findings) -> str:
