@@ -12,7 +12,6 @@ import headrace
 from headrace import registry
 from headrace.engine import Pipeline
 from headrace.types import Kind
-
 from unit.tiny import save_tiny
 
 NAMES = ["streamingvlm:2", "flash_vstream:3", "flash_vstream:2@memory.order=time", "videoscan:4"]
