@@ -2,7 +2,7 @@
 
 A row of a matrix is divided by its largest absolute value over 127 and rounded. Multiplying stays in the model's type:
 on a CPU in bf16 a few rows go through torch's own op, which reads the int8 weights and never widens them in memory;
-more rows, other types and other devices widen one matrix at a time (decision 0010).
+more rows, other types and other devices widen one matrix at a time (decision 0013).
 """
 
 from __future__ import annotations
