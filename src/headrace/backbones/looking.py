@@ -38,7 +38,8 @@ def check_view(view: View, *, one_size: tuple[int, int] | None = None) -> None:
 def fit(height: int, width: int, *, unit: int, least: int, most: int) -> tuple[int, int]:
     """Choose the size a frame is resized to: whole units on both sides, the shape kept as well as that allows.
 
-    Source: the rule of Qwen2.5-VL's and Qwen3-VL's processors, for one frame.
+    Source: the rule of Qwen2.5-VL's and Qwen3-VL's processors, for one frame. Ours differs: a picture that is enlarged
+    stays within ``most``; theirs rounds up and may pass it.
 
     Args:
         height: Of the frame, in pixels.
@@ -58,21 +59,19 @@ def fit(height: int, width: int, *, unit: int, least: int, most: int) -> tuple[i
             f"frame: is {width} x {height} pixels; this model takes pictures up to {MOST_ASPECT} times as long as high"
         )
     rows, cols = round(height / unit) * unit, round(width / unit) * unit
+    if rows * cols < least:
+        grow = math.sqrt(least / (height * width))
+        rows, cols = math.ceil(height * grow / unit) * unit, math.ceil(width * grow / unit) * unit
     if rows * cols > most:
         shrink = math.sqrt(height * width / most)
         rows = max(unit, math.floor(height / shrink / unit) * unit)
         cols = max(unit, math.floor(width / shrink / unit) * unit)
-    elif rows * cols < least:
-        grow = math.sqrt(least / (height * width))
-        rows, cols = math.ceil(height * grow / unit) * unit, math.ceil(width * grow / unit) * unit
     return rows, cols
 
 
-def most_tokens(*, unit: int, least: int, most: int) -> int:
+def most_tokens(*, unit: int, most: int) -> int:
     """The most visual tokens that any frame ``fit`` does not refuse may have."""
-    shrunk = max(most / unit**2, math.sqrt(MOST_ASPECT * most) / unit)
-    short, long = (math.sqrt(least * x) / unit for x in (1 / MOST_ASPECT, MOST_ASPECT))
-    return math.floor(max(shrunk, (short + 1) * (long + 1)))
+    return math.floor(max(most / unit**2, math.sqrt(MOST_ASPECT * most) / unit))
 
 
 def read_edges(settings: dict[str, Any]) -> tuple[int, int]:

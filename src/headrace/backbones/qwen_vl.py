@@ -100,8 +100,7 @@ class QwenVL(Adapter):
             raise ValueError(f"max_pixels: {view.max_pixels} is less than one visual token, {self._unit**2}")
         self.view = view
         if view.size is None:
-            least, most = self._range(view)
-            grid = (1, most_tokens(unit=self._unit, least=least, most=most))
+            grid = (1, most_tokens(unit=self._unit, most=self._range(view)[1]))
             self.spec = replace(self.spec, grid=grid)
             return
         rows, cols = (side // self._unit for side in view.size)
