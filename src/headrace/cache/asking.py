@@ -50,7 +50,7 @@ class AskContext(CacheContext):
     reads_queries = True
 
     def _start_asking(self, *, query: bool = True) -> None:
-        """Set the asking half up; called by ``__init__`` of subclasses. Without ``query`` text is watched like frames."""
+        """Set the asking half up, for ``__init__`` of subclasses. Without ``query`` text is watched like frames."""
         self._query = query
         self._asked = False
         self._wanted = torch.empty(0, dtype=torch.int64)
