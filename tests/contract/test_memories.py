@@ -334,7 +334,7 @@ def test_bytes_follow_a_tuned_value(memory_variant: Case):
     table = twin_of(memory_variant.name).TUNED
     assert table.keys() == set(method.tunable)
     for field, value in ((field, value) for field, values in table.items() for value in values):
-        wide = dataclasses.replace(method, **{field: 1500})
+        wide = dataclasses.replace(method, **{field: 1500 if isinstance(value, int) else 1.0})
         state, _ = _fill(wide, model, wide.init(model), range(40))
         tuned = dataclasses.replace(method, **{field: value})
         state, sizes = _fill(tuned, model, state, range(40, 60))

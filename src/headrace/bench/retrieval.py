@@ -165,6 +165,6 @@ def retrieval(setting: Setting, folder: Path, *, tell: Callable[[str], None] = l
     }
     if setting.today:
         tell(f"encoding and prefilling {setting.today} frames again")
-        result["today"] = again(model, backbone, setting)
-        result["share_of_today"] = many / result["today"]["first_token_ms"]
+        result["again"] = again(model, backbone, setting)
+        result["share_of_today"] = many / result["again"]["first_token_ms"]
     return result

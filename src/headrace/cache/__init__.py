@@ -1,6 +1,7 @@
 """Blocks of keys and values, what is known of each row, and the Contexts that attend to them."""
 
-from headrace.cache.context import CacheContext, Past
+from headrace.cache.asking import AskContext, Layout
+from headrace.cache.context import CacheContext, Past, Seen
 from headrace.cache.disk import Disk
 from headrace.cache.fences import Fences
 from headrace.cache.index import Found, MeanKeys, VectorIndex, choose
@@ -14,11 +15,13 @@ from headrace.cache.windowed import WindowContext
 from headrace.cache.written import Written
 
 __all__ = [
+    "AskContext",
     "CacheContext",
     "Disk",
     "Fences",
     "Found",
     "KVCache",
+    "Layout",
     "Library",
     "Limits",
     "MeanKeys",
@@ -26,6 +29,7 @@ __all__ = [
     "RecallContext",
     "RowView",
     "Sealed",
+    "Seen",
     "Shelf",
     "StepContext",
     "Steps",

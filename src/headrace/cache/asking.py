@@ -49,8 +49,9 @@ class AskContext(CacheContext):
 
     reads_queries = True
 
-    def _start_asking(self) -> None:
-        """Set the asking half up; called by ``__init__`` of subclasses."""
+    def _start_asking(self, *, query: bool = True) -> None:
+        """Set the asking half up, for ``__init__`` of subclasses. Without ``query`` text is watched like frames."""
+        self._query = query
         self._asked = False
         self._wanted = torch.empty(0, dtype=torch.int64)
         self._layouts: dict[int, Layout] = {}
@@ -68,7 +69,7 @@ class AskContext(CacheContext):
         """Decide the positions of the new rows; text begins a question."""
         start, text = self._num, segment.kind == Kind.TEXT
         super().begin(segment)
-        if not self._asked and bool(text.any()):
+        if self._query and not self._asked and bool(text.any()):
             self._asked = True
             self._wanted = torch.nonzero(text).squeeze(1) + start
             self._give(segment.embeds[text.to(segment.embeds.device)])

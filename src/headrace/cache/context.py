@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -208,6 +208,10 @@ class CacheContext:
         twin._tails = [tail.fork() for tail in self._tails]
         twin._segments, twin._places = list(self._segments), list(self._places)
         return twin
+
+    def _with_trace(self, trace: Any) -> Span:
+        """The rows of the tail, with something for the memory beside them."""
+        return replace(CacheContext.finish(self), trace=trace)
 
     def finish(self) -> Span:
         """Hand over the rows of the tail."""

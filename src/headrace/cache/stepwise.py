@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -367,5 +367,4 @@ class StepContext(CacheContext):
 
     def finish(self) -> Span:
         """Hand over the rows of the tail, and the bookkeeping."""
-        trace: Any = Trace(tuple(self._working), self._fences)
-        return replace(super().finish(), trace=trace)
+        return self._with_trace(Trace(tuple(self._working), self._fences))

@@ -41,6 +41,20 @@ class Witness:
             found: What was looked up, per layer.
         """
         found = list(found)
+        blocks = shelf.take(shelf.find(torch.cat([x.ids for x in found]).unique())) if found else []
+        known = [(torch.arange(x.first_row, x.stop_row), x.notes.frame, x.notes.time_s) for x in blocks]
+        looked = retrieved(shelf, found) if found else None
+        return self.of_rows(tables, known, near, next_row, looked)
+
+    def of_rows(
+        self,
+        tables: Sequence[RowView],
+        known: Sequence[tuple[Tensor, Tensor, Tensor]],
+        near: Sequence[Segment],
+        next_row: int,
+        looked: Retrieved | None,
+    ) -> Attention:
+        """The same, with (rows, frames, times) of what is kept elsewhere, rows ascending."""
         mass = torch.cat([mass for _, mass in self.looked]) / len(self.looked)
         arrival, slot = torch.unique(torch.cat([rows for rows, _ in self.looked]), return_inverse=True)
         total = torch.zeros(len(arrival)).index_add_(0, slot, mass)
@@ -51,15 +65,15 @@ class Witness:
             if bool(held.any()):
                 frame[held] = view.column("frame")[arrival[held] - view.first]
                 time_s[held] = view.column("time_s")[arrival[held] - view.first]
-        for block in shelf.take(shelf.find(torch.cat([x.ids for x in found]).unique())) if found else ():
-            inside = (arrival >= block.first_row) & (arrival < block.stop_row)
-            at = arrival[inside] - block.first_row
-            frame[inside], time_s[inside] = block.notes.frame[at], block.notes.time_s[at]
+        for rows, frames, times in known:
+            inside = torch.isin(arrival, rows)
+            at = torch.searchsorted(rows, arrival[inside])
+            frame[inside], time_s[inside] = frames[at], times[at]
         own = arrival >= next_row
         at = arrival[own] - next_row
         frame[own] = torch.cat([seg.frame for seg in near])[at]
         time_s[own] = torch.cat([seg.time_s for seg in near])[at]
-        return Attention(frame, time_s, total, retrieved(shelf, found) if found else None)
+        return Attention(frame, time_s, total, looked)
 
 
 def retrieved(shelf: Shelf, found: Sequence[Found]) -> Retrieved:

@@ -61,6 +61,6 @@ def retrieval(
     out.line(f"first token after {few} frames    {result['few_ms']:8.0f} ms")
     out.line(f"first token after {many} frames   {result['many_ms']:8.0f} ms   {result['ratio']:.2f} of that")
     if today:
-        ms = result["today"]["first_token_ms"]
+        ms = result["again"]["first_token_ms"]
         out.line(f"transformers, {today} frames again {ms:8.0f} ms   ours is {result['share_of_today']:.4f} of that")
     out.line(f"the long stream: {size(result['memory_bytes'])} in memory, {size(result['disk_bytes'])} on disk")
