@@ -28,6 +28,8 @@ def soak(
     pipeline: options.PipelineText = "streamingllm:1040",
     settings: options.Settings = None,
     ask_every: Annotated[int | None, typer.Option(help="Frames between questions; default: at most 50.")] = None,
+    disk: options.Disk = None,
+    disk_mb: options.DiskMb = None,
     state: Annotated[Path | None, typer.Option(help="Folder to keep the stream in meanwhile.")] = None,
     checkpoint_every: options.CheckpointEvery = None,
     model: options.Model = "nano",
@@ -62,7 +64,8 @@ def soak(
     known: dict[str, Any] = {"bench": "soak", "pipeline": str(running), "model": model, "machine": machine()}
 
     def result() -> dict[str, Any]:
-        held = getattr(running.memory, "disk_bytes", lambda _: 0)(stream.state.memory)
+        shelf = getattr(stream.state.memory, "shelf", None)  # of a memory that keeps blocks
+        held = 0 if shelf is None else shelf.disk_bytes()
         return {**known, **soaked.result(disk_bytes=held + bench.folder_bytes(state))}
 
     def progress() -> None:
@@ -70,7 +73,7 @@ def soak(
         if save is not None and len(soaked.frame_ms) % KEEP_EVERY == 0:
             _keep(save, result())
 
-    with engine.open(running) as stream:
+    with engine.open(running, disk=disk, disk_mb=disk_mb) as stream:
         keeping = nullcontext() if state is None else stream.checkpoint(state, every_s=checkpoint_every or EVERY_S)
         with keeping:
             try:
