@@ -10,6 +10,7 @@ from headrace.cache.sealed import Sealed, cut_blocks
 from headrace.cache.shelf import Limits, Shelf
 from headrace.cache.stepwise import StepContext, Steps, Trace, Working, represented
 from headrace.cache.store import KVCache
+from headrace.cache.strand import Strand
 from headrace.cache.table import RowView
 from headrace.cache.windowed import WindowContext
 from headrace.cache.written import Written
@@ -33,6 +34,7 @@ __all__ = [
     "Shelf",
     "StepContext",
     "Steps",
+    "Strand",
     "Trace",
     "VectorIndex",
     "WindowContext",

@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from headrace.cache import AskContext, Found, KVCache, Layout, Past, Seen
+from headrace.cache import AskContext, Found, KVCache, Layout, Past, Seen, Strand
 from headrace.cache.context import windowed
 from headrace.cache.sealed import cut_blocks
 from headrace.ops.attention import KeyGroup, attention_mass
@@ -80,41 +80,6 @@ def best_pages(keys: Tensor, q: Tensor, size: int, share: float, scale: float) -
     (mass,) = attention_mass(q.float(), [KeyGroup(means, means)], scale=scale)
     mass = mass.cpu()
     return torch.topk(mass, min(max(round(share * len(mass)), 1), len(mass))).indices.sort().values, mass
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Strand:
-    """What one layer keeps of older frames; never changed in place.
-
-    Attributes:
-        keys: (G, S, D) un-rotated.
-        values: (G, S, D).
-        rotated: (G, S, D) keys at their positions in the stream.
-        rows: (S,) int64 ascending arrival numbers.
-        ids: (P, S) int64 canonical ids.
-        frame: (S,) int64.
-        time_s: (S,) float64.
-    """
-
-    keys: Tensor
-    values: Tensor
-    rotated: Tensor
-    rows: Tensor
-    ids: Tensor
-    frame: Tensor
-    time_s: Tensor
-
-    def columns(self) -> tuple[Tensor, ...]:
-        """All of it, in order."""
-        return (self.keys, self.values, self.rotated, self.rows, self.ids, self.frame, self.time_s)
-
-    def fork(self) -> Strand:
-        """Return itself: it is never changed, so streams may share it."""
-        return self
-
-    def num_bytes(self) -> int:
-        """Bytes of all of it."""
-        return sum(x.numel() * x.itemsize for x in self.columns())
 
 
 class PageContext(AskContext):
@@ -274,12 +239,9 @@ class LiveVLM(Method):
 
     def init(self, spec: ModelSpec) -> LiveVLMState:
         """Nothing seen."""
-        shape = (spec.kv_heads, 0, spec.head_dim)
-        keys, values, rotated = (torch.empty(shape, dtype=spec.dtype, device=spec.device) for _ in range(3))
-        rows = torch.empty(0, dtype=torch.int64)
-        ids = torch.empty(spec.position_rows, 0, dtype=torch.int64)
-        strand = Strand(keys, values, rotated, rows, ids, rows, rows.double())
-        return LiveVLMState(KVCache(spec, block_rows=64), KVCache(spec, block_rows=1024), (strand,) * spec.layers)
+        return LiveVLMState(
+            KVCache(spec, block_rows=64), KVCache(spec, block_rows=1024), (Strand.empty(spec),) * spec.layers
+        )
 
     def read(self, state: LiveVLMState, spec: ModelSpec, *, query: bool) -> PageContext:
         """See prefix, what is kept, and the newest frames."""
@@ -332,7 +294,7 @@ class LiveVLM(Method):
             position = rows - state.sinks.table.stop
             kept = bucketed(scores, position, buckets, min(self.bucket, self.rows), round(self.salient * self.rows))
             state.thinned = state.thinned or len(kept) < len(rows)
-            strands.append(Strand(*(x[:, kept] if x.ndim > 1 else x[kept] for x in every.columns())))
+            strands.append(every.take(kept))
         state.strands = tuple(strands)
         state.near.evict_before(stop)
 
