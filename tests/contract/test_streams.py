@@ -154,10 +154,11 @@ def test_the_state_of_a_part_without_a_past_does_not_grow(case: Case, backbones)
     if case.role == "memory":
         assert play.method.bound_bytes(play.spec) is None or play.method.bound_bytes(play.spec) > 0
     else:
-        for i in range(200):
+        num = 40 if case.role == "encoder" and case.where != "llava_onevision" else 200  # a tower costs time
+        for i in range(num):
             state, _ = play.step(state, play.item(1, i))
             sizes.append(state_bytes(state))
-        assert max(sizes[100:]) <= 1.02 * max(sizes[:100]) + 64
+        assert max(sizes[num // 2 :]) <= 1.02 * max(sizes[: num // 2]) + 64
 
 
 def test_all_methods_are_played(name: str):

@@ -54,7 +54,7 @@ class Pipeline:
             ValueError: A name, parameter or value is wrong.
         """
         settings = list(settings)
-        named = registry.parse(text)
+        named, given = registry.parse(text), text
         for role, name in (
             ("encoder", "dense"),
             ("compressor", "keep_all"),
@@ -69,7 +69,7 @@ class Pipeline:
         elif "retriever" in named and not memory.retriever:
             found, name = registry.name_of(named["retriever"]), registry.name_of(memory)
             raise ValueError(
-                f"pipeline {text!r}: {name} looks nothing up, so {found} has nothing to do; name a memory such as rekv"
+                f"pipeline {given!r}: {name} looks nothing up, so {found} has nothing to do; name a memory such as rekv"
             )
         return Pipeline(**registry.parse(text, settings), chunk_frames=chunk_frames)
 
