@@ -1,0 +1,152 @@
+"""What Video-XL-2's card promises: its mask with timestamps, and its averages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.methods.memories.video_xl_2 import VideoXL2
+from headrace.ops.runs import averaged, runs_of
+from headrace.types import Cursor, Kind, LayerSpan, Segment, Span, join
+from reference.naive.decoder import Decoder, drive, spec
+
+from contract.streams import dice, place, text_rows, turn_of  # isort: skip
+
+P, T, V, N = Kind.PREFIX, Kind.MARKER, Kind.VISUAL, Kind.NEWLINE
+
+
+def unit(i: int, kinds: list[Kind]) -> Segment:
+    """Rows of one frame."""
+    seg = text_rows(i, len(kinds), 1, torch.float32, kind=V, turn=0)
+    kind = torch.tensor([int(k) for k in kinds], dtype=torch.int8)
+    return type(seg)(
+        **{
+            **{name: getattr(seg, name) for name in seg.__dataclass_fields__},
+            "kind": kind,
+            "frame": torch.full((len(kinds),), i),
+        }
+    )
+
+
+def units(num: int, kinds: list[Kind]) -> list[Segment]:
+    """A prefix of one row and frames, placed."""
+    raw = [text_rows(0, 1, 1, torch.float32, kind=P, turn=0), *(unit(i, kinds) for i in range(num))]
+    placed, cursor = [], Cursor()
+    for segment in raw:
+        segment, cursor = place(segment, cursor)
+        placed.append(segment)
+    return placed
+
+
+def seen_by(method: Any, together: int) -> dict[int, list[int]]:
+    """Which rows every row looks at: keys are zeros, so every row it sees gets the same share of its value."""
+    model = spec(windows=(None,))
+    state, seen = method.init(model), {}
+    segments = units(6, [T, V])
+    steps = [segments[0], *(join(segments[i : i + together], placed=True) for i in range(1, 7, together))]
+    first = 0
+    for segment in steps:
+        context, num = method.read(state, model, query=False), len(segment)
+        context.begin(segment)
+        zeros = torch.zeros(model.heads, num, model.head_dim)
+        values = torch.zeros(model.kv_heads, num, model.head_dim)
+        for i in range(num):
+            values[:, i, first + i] = 1.0  # row r has its one in channel r
+        out = context.attend(0, None, zeros, zeros[: model.kv_heads], values)
+        for i in range(num):
+            seen[first + i] = torch.nonzero(out[0, i] > 1e-6).squeeze(1).tolist()
+        state = method.write(state, context.finish())
+        first += num
+    return seen
+
+
+@pytest.mark.parametrize("together", [1, 2, 6])
+@pytest.mark.parametrize("timestamps", ["published", "window"])
+def test_the_cards_mask(timestamps: str, together: int):
+    """Six units of a timestamp and a visual row, two per block, one block back; however many come at once."""
+    method = VideoXL2(block=2, previous=1, timestamps=timestamps, positions="repack")
+    seen = seen_by(method, together)
+    name = {0: "P", **{1 + 2 * i: f"T{i}" for i in range(6)}, **{2 + 2 * i: f"V{i}" for i in range(6)}}
+    told = {name[row]: [name[x] for x in found] for row, found in seen.items()}
+    assert told["V4"] == ["P", "T0", "T1", "T2", "V2", "T3", "V3", "T4", "V4"]
+    assert told["V1"] == ["P", "T0", "V0", "T1", "V1"]
+    everything = ["P", "T0", "V0", "T1", "V1", "T2", "V2", "T3", "V3", "T4"]
+    assert told["T4"] == (everything if timestamps == "published" else [x for x in everything if x not in ("V0", "V1")])
+
+
+@given(
+    visual=st.lists(st.booleans(), max_size=20),
+    size=st.integers(1, 5),
+    shape=st.sampled_from([(3,), (2, 3)]),
+)
+def test_runs_are_neighbours_and_their_averages_are_theirs(visual: list[bool], size: int, shape: tuple[int, ...]):
+    flags = torch.tensor(visual, dtype=torch.bool)
+    run = runs_of(flags, size)
+    groups: list[list[int]] = []
+    for i, is_visual in enumerate(visual):
+        if groups and is_visual and visual[groups[-1][-1]] and len(groups[-1]) < size:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    assert [[i for i in range(len(visual)) if int(run[i]) == k] for k in range(len(groups))] == groups
+    x = torch.randn(*shape[:-1], len(visual), shape[-1], generator=dice(len(visual)))
+    got = averaged(x, run)
+    for k, group in enumerate(groups):
+        torch.testing.assert_close(got[..., k, :], x[..., group, :].mean(-2))
+    constant = averaged(torch.ones_like(x), run)
+    assert torch.equal(constant, torch.ones_like(constant))
+
+
+def filled(method: Any, model: Any, segments: list[Segment]) -> Any:
+    decoder, state = Decoder(model), method.init(model)
+    for segment in segments:
+        context = method.read(state, model, query=False)
+        drive(decoder, segment, context)
+        state = method.write(state, context.finish())
+    return state
+
+
+def answered(method: Any, model: Any, state: Any, after: Segment) -> torch.Tensor:
+    context = method.read(state, model, query=True)
+    turn, _ = turn_of(4, 4, Cursor(next=int(after.ids.max()) + 1), 1, model.dtype)
+    return drive(Decoder(model), turn, context, watch=True)
+
+
+@pytest.mark.parametrize("positions", ["repack", "original"])
+def test_averaging_by_ones_or_choosing_all_changes_nothing(positions: str):
+    model, segments = spec(), units(9, [T, V, V, V, V, N])
+    base = {"block": 2, "previous": 1, "positions": positions}
+    state = filled(VideoXL2(**base), model, segments)
+    want = answered(VideoXL2(**base, retrieve=100), model, state, segments[-1])
+    for other in (VideoXL2(**base, retrieve=0, pool=1), VideoXL2(**base, retrieve=5)):
+        torch.testing.assert_close(answered(other, model, state, segments[-1]), want, atol=1e-5, rtol=0)
+    thin = answered(VideoXL2(**base, retrieve=1, pool=4), model, state, segments[-1])
+    assert float((thin - want).abs().max()) > 1e-4
+
+
+def test_a_sparse_block_has_a_quarter_of_its_visual_rows():
+    model, segments = spec(windows=(None,)), units(8, [T, *([V] * 8), N])
+    method = VideoXL2(block=2, previous=1, retrieve=0, pool=4)
+    state = filled(method, model, segments)
+    context = method.read(state, model, query=True)
+    turn, _ = turn_of(4, 4, Cursor(next=999), 1, model.dtype)
+    drive(Decoder(model), turn, context)
+    dense, sparse = 2 * 10, 2 * (1 + 2 + 1)
+    assert len(context._layouts[0].arrival) == 1 + 2 * dense + 2 * sparse
+
+
+def test_the_window_holds_what_frames_may_see():
+    """Peak attended length: prefix, timestamps, and previous + 1 blocks; what is kept for it is bounded."""
+    model, method = spec(windows=(None,)), VideoXL2(block=2, previous=1)
+    state = method.init(model)
+    for i, segment in enumerate(units(40, [T, V, V])):
+        num = len(segment)
+        keys = torch.zeros(model.kv_heads, num, model.head_dim)
+        state = method.write(state, Span(segment, (LayerSpan(keys, keys, keys, torch.arange(num)),)))
+        if i > 8:
+            assert state.window.num_rows(0) <= 3 * 2 * 3
+            assert len(state.marks[0].rows) + state.window.num_rows(0) // 3 == i
