@@ -15,6 +15,8 @@ from headrace.types import Kind
 from unit.tiny import save_tiny
 
 NAMES = ["streamingvlm:2", "flash_vstream:3", "flash_vstream:2@memory.order=time", "videoscan:4"]
+LOOK_UP = ["rekv:2@memory.window=20", "infllm:2@memory.window=20", "video_xl_2:1@memory.block=1@memory.previous=1"]
+LOOK_UP += ["livevlm:9@memory.frames=2@memory.advance=1@memory.page=2"]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,9 @@ def picture(i: int) -> torch.Tensor:
     return torch.randint(0, 256, (40, 40, 3), generator=torch.Generator().manual_seed(i), dtype=torch.uint8)
 
 
-@pytest.mark.parametrize("name", ["streamingvlm", "flash_vstream", "videoscan"])
+@pytest.mark.parametrize(
+    "name", ["streamingvlm", "flash_vstream", "videoscan", "rekv", "infllm", "livevlm", "video_xl_2"]
+)
 def test_presets_parse_alone_and_with_stc(name: str) -> None:
     assert registry.name_of(Pipeline.parse(name).memory) == name
     both = Pipeline.parse(f"{name}+stc")
@@ -39,7 +43,7 @@ def test_presets_parse_alone_and_with_stc(name: str) -> None:
     assert registry.name_of(both.compressor) == "stc_pruner"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *LOOK_UP])
 def test_a_saved_stream_goes_on_as_if_nothing_had_happened(engine: Any, name: str, tmp_path: Path) -> None:
     stream = opened(engine, name)
     for i in range(5):

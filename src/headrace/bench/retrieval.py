@@ -164,7 +164,7 @@ def retrieval(setting: Setting, folder: Path, *, tell: Callable[[str], None] = l
         "disk_bytes": disk.num_bytes,
     }
     if setting.today:
-        tell(f"encoding and prefilling {setting.today} frames again")
+        tell(f"first token {few:.0f} and {many:.0f} ms; now encoding and prefilling {setting.today} frames again")
         result["again"] = again(model, backbone, setting)
         result["share_of_today"] = many / result["again"]["first_token_ms"]
     return result
