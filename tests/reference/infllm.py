@@ -17,7 +17,7 @@ from reference.rekv import Pair, frames_of, head_softmax
 
 VARIANTS: list[dict[str, Any]] = [
     {"window": 9, "retrieve": 2, "max_blocks": 31},
-    {"window": 6, "retrieve": 3, "sinks": 8, "block": 4, "exec_rows": 3, "max_blocks": 9, "remainder": "released"},
+    {"window": 6, "retrieve": 3, "sinks": 8, "block": 4, "exec_rows": 7, "max_blocks": 9, "remainder": "released"},
     {"window": 5, "retrieve": 2, "per_head": True, "represent": 2, "positions": "original", "max_blocks": 30},
 ]
 IDENTITY: list[dict[str, Any]] = [{"window": 100_000}, {"window": 100_000, "sinks": 0, "exec_rows": 2, "block": 3}]
