@@ -204,7 +204,8 @@ def test_the_target_holds_while_another_process_loads_the_core():
         assert late(choices[10:]) <= 1.1 * target, governor.summary()
         assert late(choices[90:230]) <= 1.1 * target, governor.summary()
         loaded, after = ([choice.setting for choice in part] for part in (choices[90:230], choices[-50:]))
-        assert loaded.count("full") < 70, "the load must be felt for this to be a test"
+        if 2 * median(took[full][30:]) > 1.1 * target:  # else full quality fits beside a rival, too
+            assert loaded.count("full") < 70, "the load must be felt for this to be a test"
         assert after.count("full") > 40
         return
     pytest.skip(f"other processes were on the core: shares of it before, during and after the load {shares}")
