@@ -24,11 +24,6 @@ CHAT_TEMPLATE = (
 HUB = {size: f"Qwen/Qwen2.5-VL-{size[-2:].upper()}-Instruct" for size in ("qwen2.5-vl-3b", "qwen2.5-vl-7b")}
 
 # Decoders of the released sizes, from memory of their configurations.
-HUB = {
-    "qwen2.5-vl-3b": "Qwen/Qwen2.5-VL-3B-Instruct",
-    "qwen2.5-vl-7b": "Qwen/Qwen2.5-VL-7B-Instruct",
-}
-
 SHAPES: dict[str, dict[str, Any]] = {
     "qwen2.5-vl-3b": {
         "vocab_size": 151936,

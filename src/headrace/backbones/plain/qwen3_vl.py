@@ -22,12 +22,6 @@ SMALL_TOWER = {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "dee
 LARGE_TOWER = {"depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "deepstack_visual_indexes": [8, 16, 24]}
 
 # Released sizes, from memory of their configurations: decoder fields, and the tower each goes with.
-HUB = {
-    "qwen3-vl-2b": "Qwen/Qwen3-VL-2B-Instruct",
-    "qwen3-vl-4b": "Qwen/Qwen3-VL-4B-Instruct",
-    "qwen3-vl-8b": "Qwen/Qwen3-VL-8B-Instruct",
-}
-
 SHAPES: dict[str, dict[str, Any]] = {
     "qwen3-vl-2b": {
         "tower": SMALL_TOWER,
