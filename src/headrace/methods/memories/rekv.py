@@ -32,9 +32,10 @@ from headrace.cache import (
     WindowContext,
     cut_blocks,
 )
+from headrace.cache.sinks import decide_sinks
 from headrace.ops.positions import check_policy, resolve_policy
 from headrace.protocols import Card, Method
-from headrace.types import Kind, ModelSpec, Segment, Span, VisualTokens
+from headrace.types import ModelSpec, Segment, Span, VisualTokens
 
 MARGIN = 16  # rows of a block beside a frame's tokens: delimiters, timestamp, newline
 
@@ -127,9 +128,7 @@ class ReKV(Method):
     def write(self, state: ReKVState, span: Span) -> ReKVState:
         """Append to the window, seal every frame, forget what is beyond the bounds."""
         first, num = state.window.table.stop, len(span.segment)
-        if state.num_sinks < 0:
-            prefix = int((span.segment.kind == Kind.PREFIX).sum())
-            state.num_sinks = prefix if self.sinks is None else self.sinks
+        state.num_sinks = decide_sinks(state.num_sinks, self.sinks, span.segment)
         early = min(max(state.num_sinks - first, 0), num)
         if early:
             state.sinks.append(span.cut(0, early))

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from headrace.cache import CacheContext, KVCache, Past, RowView
+from headrace.cache.sinks import decide_sinks
 from headrace.ops.positions import check_policy, resolve_policy
 from headrace.protocols import Card, Method
-from headrace.types import Kind, ModelSpec, Segment, Span, VisualTokens
+from headrace.types import ModelSpec, Segment, Span, VisualTokens
 
 
 @dataclass(slots=True)
@@ -80,9 +81,7 @@ class StreamingLLM(Method):
 
     def write(self, state: StreamingLLMState, span: Span) -> StreamingLLMState:
         """Fill the sinks, append to the window, evict what the window no longer holds."""
-        if state.num_sinks < 0:
-            prefix = int((span.segment.kind == Kind.PREFIX).sum())
-            state.num_sinks = prefix if self.sinks is None else self.sinks
+        state.num_sinks = decide_sinks(state.num_sinks, self.sinks, span.segment)
         room, num = state.num_sinks - state.sinks.table.stop, len(span.segment)
         if room > 0:
             state.sinks.append(span.cut(0, min(room, num)))
