@@ -73,7 +73,7 @@ def tell(frames: Sequence[tuple[Take, int]]) -> Tensor:
         frames: (take, index of the frame in the take), in the order of the stream.
 
     Returns:
-        (T, K) int64, K = 10, -100 where two things could be meant.
+        (T, K) int64, K = 10, -100 where two things could be meant or nothing is to be remembered.
     """
     return torch.tensor([_facts(view) for view in views(frames)])
 
@@ -81,13 +81,13 @@ def tell(frames: Sequence[tuple[Take, int]]) -> Tensor:
 def _facts(view: View) -> list[int]:
     scene, now = view.scene, view.ticks[-1]
     entries, exits = view.entries, view.exits
-    fresh = len(view.ticks) == 1
+    fresh, old = len(view.ticks) == 1, scene.digit(view.ticks[0])
     return [
         scene.digit(now),
         10 if fresh else scene.digit(view.ticks[-2]),
         int(fresh),
         min(len(view.ticks) - 1, OLDEST),
-        scene.digit(view.ticks[0]),
+        old if old != scene.digit(now) else -100,  # as long as it stands there, nothing has to be carried
         min(len(entries), len(NUMBERS) - 1),
         min(len(scene.visible(now)), len(NUMBERS) - 1),
         _shape(exits, max(exits.values())) if exits else NONE_GONE,
