@@ -72,6 +72,37 @@ def test_questions_come_at_their_age_and_have_answers_of_their_kind():
     assert setting.num_frames(3) == moments[2].stop + 600
 
 
+def test_fewer_frames_and_more_askings_ask_of_the_same_moments():
+    """Every question falls on a frame; the moment is shown at its last frame; ages are told apart as before."""
+    once, setting = plan(3, Setting(ages=(1.0, 5.0))), Setting(ages=(1.0, 5.0), askings=3, fps=1.0)
+    found, moments = plan(3, setting), recall._world(3, setting).moments()
+    assert all(tick % 2 == 0 for tick in found)
+    for age, times in ((NOW, 1), (1.0, 3), (5.0, 3)):
+        texts = [
+            sorted(x.text for own in asked.values() for when, _, x in own if when == age) for asked in (once, found)
+        ]
+        assert texts[1] == sorted(texts[0] * times)
+    for tick, own in found.items():
+        for age, number, question in own:
+            if age == NOW and question.kind != "scene_before":
+                assert moments[number].start <= tick < moments[number].stop
+            elif age != NOW:
+                assert (tick - (moments[number].stop - 1) // 2 * 2) / 2 - 60 * age in (0, 5, 10)
+    assert setting.num_frames(3) == max(found) // 2 + 1
+    for wrong in ({"askings": 0}, {"fps": 3.0}, {"fps": 0.0}, {"fps": 1.5}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            Setting(**wrong)
+
+
+def test_a_stream_of_half_the_frames_is_every_other_picture(model):
+    seen = list(headrace.video.world.frames(World(3), 0, 9, 2))
+    whole = list(headrace.video.world.frames(World(3), 0, 9))
+    assert [(f.index, f.time_s) for f in seen] == [(i, float(i)) for i in range(5)]
+    assert all((a.image == b.image).all() for a, b in zip(seen, whole[::2], strict=True))
+    row = run_seed(headrace.load(model), ["moment"], 0, Setting(ages=(0.1,), fps=1.0))[0]
+    assert len(row.outcomes) == 18
+
+
 def test_answers_are_not_worth_guessing():
     for age in (NOW, 0.1):
         right = [r for seed in range(60) for when, _, r in majority_row(seed, SHORT).outcomes if when == age]

@@ -6,6 +6,7 @@ the same frames side by side; a frame is encoded once.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from headrace.video.world import LEVELS, TICKS_PER_SECOND, Question, RareWorld, 
 NOW = 0.0  # the age of what is still there
 SOON = 4  # ticks after the cut at which "before the cut" is asked of what has just gone
 MAJORITY, MOMENT = "majority", "moment"  # rows that are no pipelines
+GAP_S = 5.0  # seconds from one asking to the next
 COUNTED = 200  # streams on which the guesser's answers are counted
 
 
@@ -35,21 +37,34 @@ class Setting:
         ages: Minutes between the end of a moment and the questions about it, ascending, > 0.
         level: Level of the world.
         memory_mb: Most MiB for a memory that grows without end; it is out of the race when that is full.
+        askings: How often a question is asked at each age, ``GAP_S`` apart.
+        fps: Frames per second, all of the world's or one of so many.
     """
 
     ages: tuple[float, ...] = (1.0, 5.0, 20.0, 60.0)
     level: str = "standard"
     memory_mb: float = 1024.0
+    askings: int = 1
+    fps: float = float(TICKS_PER_SECOND)
 
     def __post_init__(self) -> None:
         if self.level not in LEVELS:
             raise ValueError(f"level: {self.level!r} is unknown; known: {', '.join(LEVELS)}")
         if not self.ages or list(self.ages) != sorted(set(self.ages)) or not 0.1 <= self.ages[0] <= self.ages[-1] < 1e4:
             raise ValueError(f"ages: must be ascending minutes from 0.1 up, not {self.ages}")
+        if self.askings < 1:
+            raise ValueError(f"askings: must be 1 or more, not {self.askings}")
+        if self.fps <= 0 or TICKS_PER_SECOND % self.fps:
+            raise ValueError(f"fps: must divide the world's {TICKS_PER_SECOND} frames per second, not {self.fps:g}")
+
+    @property
+    def step(self) -> int:
+        """Ticks of the world from one frame to the next."""
+        return int(TICKS_PER_SECOND / self.fps)
 
     def num_frames(self, seed: int) -> int:
         """Length of a stream: up to its last question."""
-        return max(plan(seed, self)) + 1
+        return max(plan(seed, self)) // self.step + 1
 
 
 @dataclass(slots=True)
@@ -81,14 +96,16 @@ Plan = dict[int, list[tuple[float, int, Question]]]
 
 
 def plan(seed: int, setting: Setting) -> Plan:
-    """What is asked on a stream: (age in minutes, number of the moment, question) by tick."""
+    """What is asked on a stream: (age in minutes, number of the moment, question) by tick, always one with a frame."""
     found: Plan = defaultdict(list)
     for number, moment in enumerate(_world(seed, setting).moments()):
-        found[moment.stop - 1] += [(NOW, number, x) for x in moment.questions(moment.stop - 1, here=True)]
-        soon = moment.stop - 1 + SOON
+        last = (moment.stop - 1) // setting.step * setting.step
+        found[last] += [(NOW, number, x) for x in moment.questions(last, here=True)]
+        soon = last + SOON
         found[soon] += [(NOW, number, x) for x in moment.questions(soon, here=False) if x.kind == "scene_before"]
-        for age in setting.ages:
-            tick = moment.stop - 1 + round(60 * age * TICKS_PER_SECOND)
+        for age, asking in itertools.product(setting.ages, range(setting.askings)):
+            seconds = round(60 * age + GAP_S * asking)
+            tick = last + seconds * TICKS_PER_SECOND
             found[tick] += [(age, number, x) for x in moment.questions(tick, here=False)]
     return dict(found)
 
@@ -128,11 +145,11 @@ def run_seed(
     ]
     eyes = Eyes(engine, [lane.pipeline for lane in lanes])
     with torch.no_grad():
-        for frame in video.world.frames(world, 0, num):
+        for frame in video.world.frames(world, 0, num * setting.step, setting.step):
             seen = eyes.see(frame)
             for lane in lanes:
                 lane.push(frame, seen)
-                for age, number, question in asked.get(frame.index, ()):
+                for age, number, question in asked.get(frame.index * setting.step, ()):
                     lane.ask(age, number, question)
             progress()
     return [lane.finish() for lane in lanes]
@@ -215,7 +232,7 @@ class _MomentLane(_Lane):
 
     def push(self, frame: Frame, seen: Seen) -> None:
         for moment, fed in zip(self._moments, self._scenes, strict=True):
-            if moment.start <= frame.index < moment.stop:
+            if moment.start <= frame.time_s * TICKS_PER_SECOND < moment.stop:
                 fed.push(frame, seen)
 
     def _answer(self, number: int, question: Question) -> str:

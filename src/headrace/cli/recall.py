@@ -33,6 +33,8 @@ def recall(
     ] = DEFAULT_ROWS,
     ages: Annotated[str, typer.Option(help="Minutes between a moment and its questions, with commas.")] = "1,5,20,60",
     streams: Annotated[int, typer.Option(min=1, help="Streams; each asks nine questions per age.")] = 12,
+    askings: Annotated[int, typer.Option(help="How often each is asked at an age, 5 s apart.")] = 1,
+    fps: Annotated[float, typer.Option(help="Frames per second of the streams: 2, or 1 for half the work.")] = 2.0,
     level: Annotated[str, typer.Option(help="Level of the world.")] = "standard",
     memory_mb: Annotated[float, typer.Option(help="Most MiB for a memory that grows without end.")] = 1024.0,
     model: options.Model = "nano",
@@ -56,7 +58,7 @@ def recall(
     if readme is not None:
         check_marks(readme, "bench:recall")
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
-    setting = Setting(ages=_ages(ages), level=level, memory_mb=memory_mb)
+    setting = Setting(ages=_ages(ages), level=level, memory_mb=memory_mb, askings=askings, fps=fps)
     names = list(dict.fromkeys(name.strip() for name in pipelines.split(",") if name.strip()))
     engine = load(model, dtype=dtype, device=device, weights=weights)
     rows = Rows(save, engine.backbone.spec.fingerprint, setting)
@@ -98,9 +100,11 @@ def _where(found: list[dict[str, Any]], setting: Setting, what: str, at: dict[st
     """Settings beside the figures."""
     asked = [x["questions"] for row in found for age, x in row["by_age"].items() if x is not None and age != "0"]
     streams = max((row["streams"] for row in found), default=0)
+    again = f" (each asked {setting.askings} times, 5 s apart)" if setting.askings > 1 else ""
     full = [f"`{row['pipeline']}` was full at {row['full_s']:.0f} s" for row in found if row["full_s"] is not None]
     return (
-        f"`headrace bench recall`: {what}, {streams} streams, {max(asked, default=0)} questions per age, % right (95 %,"
-        f" over streams); a memory that grows may take {setting.memory_mb:g} MiB{''.join('; ' + x for x in full)};"
+        f"`headrace bench recall`: {what}, {streams} streams of {setting.fps:g} frames per second,"
+        f" {max(asked, default=0)} questions per age{again}, % right (95 %, over streams); a memory that grows may take"
+        f" {setting.memory_mb:g} MiB{''.join('; ' + x for x in full)};"
         f" {at['cpu']}, {at['threads']} threads, torch {at['torch']}, {at['date']}."
     )

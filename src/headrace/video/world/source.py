@@ -20,12 +20,12 @@ from headrace.video.world.script import TICKS_PER_SECOND, World
 from headrace.video.world.watches import INSTRUCTIONS, watches
 
 
-def frames(world: World, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
-    """Yield the world's pictures from tick ``start``, endlessly or up to tick ``stop`` (not included)."""
+def frames(world: World, start: int = 0, stop: int | None = None, step: int = 1) -> Iterator[Frame]:
+    """Yield the pictures of every ``step``-th tick from ``start``, endlessly or up to ``stop`` (not included)."""
     tick = start
     while stop is None or tick < stop:
-        yield Frame(tick - start, tick / TICKS_PER_SECOND, torch.from_numpy(render(world, tick)))
-        tick += 1
+        yield Frame((tick - start) // step, tick / TICKS_PER_SECOND, torch.from_numpy(render(world, tick)))
+        tick += step
 
 
 @dataclass(frozen=True, slots=True)
