@@ -5,7 +5,7 @@ A method is a frozen dataclass of numbers; its state, a value of one stream, is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
@@ -26,23 +26,17 @@ from headrace.types import (
 )
 
 S = TypeVar("S")
+Work = Callable[..., Sequence[Tensor]]  # from tensors to tensors
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """Where a method comes from and how ours differs.
+    """Where a method comes from and how ours differs."""
 
-    Attributes:
-        title: Name of the published system, or what this part is.
-        paper: Link or venue; empty where it is our own.
-        licence: Licence of the original repository, ``none`` where it has none.
-        differs: One line on how ours differs.
-    """
-
-    title: str
-    paper: str = ""
-    licence: str = ""
-    differs: str = ""
+    title: str  # name of the published system, or what this part is
+    paper: str = ""  # link or venue; empty where it is our own
+    licence: str = ""  # of the original repository, "none" where it has none
+    differs: str = ""  # one line on how ours differs
 
 
 class Method:
@@ -154,6 +148,12 @@ class Backbone(Protocol):
 
     def vision(self, px: Tensor, frames: Sequence[Frame]) -> VisualTokens:
         """Run the dense tower: patches, all blocks, project."""
+
+    def repeat(self, key: Hashable, work: Work, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Do ``work(*inputs)``, bit for bit; a device that can record it replays the recording.
+
+        ``work`` changes no tensor, reads no number back, and depends on ``key``, the view and the inputs' shapes alone.
+        """
 
     def open(self) -> Segment:
         """The prefix before the first frame: step 0 of every stream (the sinks)."""

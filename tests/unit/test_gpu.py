@@ -8,9 +8,11 @@ import pytest
 import torch
 
 import headrace
-from headrace.backbones import plain
+from headrace.backbones import adopt, plain
+from headrace.backbones.graphs import Graphs, _record
 from headrace.bench.overhead import overhead
 from headrace.ops.attention import KeyGroup, attention_mass, joint_attention, plain_attention
+from headrace.registry import build
 from headrace.types import Frame
 from headrace.video.world import vocabulary
 
@@ -55,3 +57,33 @@ def test_answers_equal_the_processor(tmp_path: Path, pipeline: str) -> None:
 def test_overhead() -> None:
     found = overhead(shape="llava-onevision-0.5b", frames=16, repeats=2, device="cuda")
     assert found.engine_ratio <= 1.05
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_captured_selective_pass_is_the_plain_one_bit_for_bit(dtype: torch.dtype) -> None:
+    tokenizer = plain.word_tokenizer(vocabulary())
+    model = plain.build(plain.shape_config("llava-onevision-0.5b")).to("cuda", dtype)
+    method = build("stc_cacher", refresh_interval=4)
+    shots = torch.randint(0, 256, (12, 384, 384, 3), dtype=torch.uint8)
+    kinds = []
+
+    def captured(work, inputs):
+        kinds.append("captured")
+        return _record(work, inputs)
+
+    def repeated(work, inputs):
+        kinds.append("repeated")
+        return lambda new: work(*new)
+
+    def watch(recorder):
+        backbone = adopt(model, tokenizer, name="wide")
+        backbone._graphs, state, seen = Graphs(recorder), method.init(backbone.spec), []
+        for index, image in enumerate(shots):
+            state, tokens = method.step(state, [Frame(index, float(index), image)], backbone)
+            seen.append(tokens.features)
+        return seen
+
+    with torch.no_grad():
+        plainly, recorded = watch(repeated), watch(captured)
+    assert kinds == ["repeated", "captured"]
+    assert all(torch.equal(a, b) for a, b in zip(plainly, recorded, strict=True))

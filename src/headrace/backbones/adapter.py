@@ -6,7 +6,7 @@ A family's file says what is its own: its tower, how visual tokens are pooled, a
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
@@ -15,10 +15,11 @@ from torch import Tensor
 
 from headrace.backbones.chat import read_chat
 from headrace.backbones.decoder import extend, read_rope, read_windows
+from headrace.backbones.graphs import Graphs
 from headrace.backbones.loading import Checkpoint, fingerprint
 from headrace.backbones.pictures import Pictures, read_pictures
 from headrace.backbones.tower import run_tower
-from headrace.protocols import Context, LayerPruner, VisionBlock
+from headrace.protocols import Context, LayerPruner, VisionBlock, Work
 from headrace.types import Cursor, Frame, Kind, ModelSpec, Segment, View, VisualTokens
 
 
@@ -58,6 +59,7 @@ class Adapter:
             ValueError: They do not fit together.
         """
         self._model, self._decoder, self.tokenizer, self.view = model, decoder, tokenizer, View()
+        self._graphs = Graphs()
         self._tokenizing = threading.Lock()  # fast tokenizers refuse to be called twice at once
         known, room = len(tokenizer), decoder.embed_tokens.num_embeddings
         if known > room:
@@ -143,6 +145,10 @@ class Adapter:
         """Run the dense tower."""
         h, taps = run_tower(self.blocks(), self.patches(px), self.spec.taps)
         return self.project(h, frames, taps)
+
+    def repeat(self, key: Hashable, work: Work, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Do work that differs in its numbers alone; see ``protocols.Backbone``."""
+        return self._graphs.run((self.view, key), work, inputs)
 
     def open(self) -> Segment:
         """The text before the first frame."""

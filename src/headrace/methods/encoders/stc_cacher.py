@@ -169,8 +169,8 @@ class StcCacher(Method):
     def step(self, state: CacherState, frames: Sequence[Frame], backbone: Backbone) -> tuple[CacherState, VisualTokens]:
         """Refresh when it is time, reuse otherwise."""
         h, layers, taps = backbone.patches(backbone.pixels(frames)), state.layers, backbone.spec.taps
-        num_patches, rows, worked, tapped = h.shape[1], None, [], []
-        if self.next_kind(state) == REFRESH or layers[0].keys.shape[0] != num_patches:
+        computed, tapped = None, []
+        if self.next_kind(state) == REFRESH or layers[0].keys.shape[0] != h.shape[1]:
             found = []
             for index, block in enumerate(backbone.blocks()):
                 h, reference = refresh(block, h)
@@ -178,14 +178,30 @@ class StcCacher(Method):
                 tapped.extend([h] if index in taps else [])
             layers = tuple(found)
         else:
-            num = min(max(int(num_patches * self.update_ratio), 1), num_patches)
-            for index, (block, reference) in enumerate(zip(backbone.blocks(), layers, strict=True)):
+            h, computed, *tapped = self._reuse(h, layers, backbone)
+        return CacherState(state.step + 1, layers, computed), backbone.project(h, frames, tapped)
+
+    def _reuse(self, h: Tensor, layers: Sequence[Reference], backbone: Backbone) -> Sequence[Tensor]:
+        """Pass (F, N, D) through all layers on the patches that changed.
+
+        Returns:
+            The last layer's output, the (L, F, U) patches computed, and the outputs of the layers ``spec.taps``.
+        """
+        num_patches, blocks, taps = h.shape[1], backbone.blocks(), backbone.spec.taps
+        num = min(max(int(num_patches * self.update_ratio), 1), num_patches)
+
+        def work(h: Tensor, *parts: Tensor) -> list[Tensor]:
+            rows, worked, tapped = None, [], []
+            for index, block in enumerate(blocks):
+                reference = Reference(*parts[3 * index : 3 * index + 3])
                 h, chosen = reuse(block, h, reference, rows, num=num, metric=self.metric)
                 rows = chosen if self.selection == "shared" else None
                 worked.append(chosen)
                 tapped.extend([h] if index in taps else [])
-        computed = torch.stack(worked) if worked else None
-        return CacherState(state.step + 1, layers, computed), backbone.project(h, frames, tapped)
+            return [h, torch.stack(worked), *tapped]
+
+        parts = [part for layer in layers for part in (layer.keys, layer.values, layer.added)]
+        return backbone.repeat(("stc_cacher", num, self.metric, self.selection), work, (h, *parts))
 
     def next_kind(self, state: CacherState) -> str:
         """Say whether the next step refreshes or reuses; a change of the picture's size makes it refresh, too."""
