@@ -7,7 +7,7 @@ import torch
 
 from headrace.train.answer import loss
 from headrace.train.evaluate import Spoken
-from headrace.train.facts import CARRIED, NEAR, NONE_GONE, OLDEST, FactHead, tell
+from headrace.train.facts import CARRIED, LAST, NEAR, NONE_GONE, OLDEST, FactHead, tell
 from headrace.train.loop import Run
 from headrace.train.nano import build_nano, train_nano
 from headrace.train.notes import NoteHead
@@ -16,9 +16,9 @@ from headrace.train.pool import Take
 from headrace.train.recipe import AGAIN, NANO
 from headrace.video.world import World
 from headrace.video.world.marking import Tally
-from headrace.video.world.sprite import SHAPES
+from headrace.video.world.sprite import COLOURS, SHAPES
 
-NAMES = (*NEAR, *CARRIED)
+NAMES = (*NEAR, *CARRIED, *LAST)
 
 
 def stream(seed, ticks):
@@ -56,6 +56,12 @@ def test_facts_are_those_of_the_script():
         for name, best in (("oldest", min), ("newest", max)):
             found = [s for s in seen if entry[s] == best(entry.values())]
             assert fact[name] == (SHAPES.index(found[0].shape) if len(found) == 1 else -100)
+        moments = sorted(set(entry.values()))
+        before = {s.shape for s in seen if len(moments) > 1 and entry[s] == moments[-2]}
+        assert {shape for shape in SHAPES if fact[f"before the newest {shape}"]} == before
+        newest = [s for s in seen if entry[s] == moments[-1]] if seen else []
+        worn = [newest[0].colour_at(t) for t in ticks if scene.clear(newest[0], t)] if len(newest) == 1 else []
+        assert fact["newest colour"] == (COLOURS.index(worn[0]) if worn else -100)
         if 0 <= fact["gone"] < NONE_GONE:
             gone = max((s for s in seen if s not in here), key=lambda s: max(t for t in ticks if s.visible(t)))
             assert SHAPES[fact["gone"]] == gone.shape
@@ -66,27 +72,28 @@ def test_facts_are_those_of_the_script():
 def test_a_head_that_knows_nothing_loses_the_logarithms_and_one_that_knows_nearly_nothing():
     truth, head = tell(stream(7, 30)), FactHead(64)
     with torch.no_grad():
-        for part in (head.near, head.carried):
+        for part in (head.near, head.carried, head.last):
             part.weight.zero_()
             part.bias.zero_()
     rows = torch.eye(64)[:30]
-    total, _ = head.loss(rows, rows, truth)
-    sizes = (*NEAR.values(), *CARRIED.values())
+    total, _ = head.loss([rows] * 3, truth)
+    sizes = (*NEAR.values(), *CARRIED.values(), *LAST.values())
     assert float(total.detach()) == pytest.approx(sum(map(math.log, sizes)) / len(sizes), abs=1e-5)
     with torch.no_grad():
-        for part, names, first in ((head.near, NEAR, 0), (head.carried, CARRIED, len(NEAR))):
+        heads = (head.near, NEAR, 0), (head.carried, CARRIED, len(NEAR)), (head.last, LAST, len(NEAR) + len(CARRIED))
+        for part, names, first in heads:
             start = 0
             for column, size in enumerate(names.values(), start=first):
                 for number in (truth[:, column] >= 0).nonzero().flatten().tolist():
                     part.weight[start + truth[number, column], number] = 5.0
                 start += size
-    total, right = head.loss(rows, rows, truth)
+    total, right = head.loss([rows] * 3, truth)
     assert set(right) == set(NAMES)
     assert set(right.values()) == {1.0}
     assert total < 0.05
 
 
-def test_facts_reach_the_loss_at_both_depths():
+def test_facts_reach_the_loss_at_all_depths():
     parts, tokenizer = build_nano(3)
     words, frames = Words(tokenizer), stream(5, 12)
     assert any(tell(frames)[:, NAMES.index("first digit")] >= 0), "the digit changes"
@@ -104,7 +111,7 @@ def test_facts_reach_the_loss_at_both_depths():
         (total - figures["answers"]).backward()
     assert {f"fact {name}" for name in NAMES} <= set(figures)
     reached = [float(layer.mlp.up_proj.weight.grad.abs().sum()) > 0 for layer in decoder.layers]
-    assert reached[:3] == [True] * 3
+    assert reached[:4] == [True] * 4
 
 
 def test_a_run_from_a_checkpoint_may_begin_with_the_last_phase_and_then_is_at_its_end():

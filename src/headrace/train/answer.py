@@ -108,8 +108,8 @@ def loss(model: Any, heads: Mapping[str, Any], batch: Packed) -> tuple[Tensor, d
         total = total + extra
         figures |= {f"note {name}": share for name, share in noted.items()}
     if batch.facts is not None:
-        near, carried = (tapped[tap][batch.newline] for tap in facts.TAPS)
-        extra, noted = heads["facts"].loss(near, carried, batch.facts)
+        depths = [tapped[tap][batch.newline] for tap in facts.TAPS]
+        extra, noted = heads["facts"].loss(depths, batch.facts)
         total = total + extra
         figures |= {f"fact {name}": share for name, share in noted.items()}
     if batch.summary is not None:

@@ -2,7 +2,8 @@
 
 An answer such as "the first digit of this scene" needs the digit now, whether there was a cut, and how long ago. These
 are told every frame, whether or not anybody could ask: after two layers what a frame and the one before it show, after
-three what has to be carried along a scene. ``summary``, one layer on, says what questions ask.
+three what has to be carried along a scene, after four who came just before the newest. ``summary`` says there, too,
+what questions ask.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from headrace.train.pool import Take, views
 from headrace.video.world import View
 from headrace.video.world.kind import NUMBERS
-from headrace.video.world.sprite import SHAPES, Sprite
+from headrace.video.world.sprite import COLOURS, SHAPES, Sprite
 
 OLDEST = 15  # frames of a scene that are told apart
 NONE_GONE = len(SHAPES)
@@ -33,32 +34,35 @@ CARRIED = {
     "gone": len(SHAPES) + 1,
     "oldest": len(SHAPES),
     "newest": len(SHAPES),
+    "newest colour": len(COLOURS),
 }
-TAPS = (2, 3)  # decoder layers before NEAR and CARRIED are read
+LAST = {f"before the newest {shape}": 2 for shape in SHAPES}  # several things may have come together
+TAPS = (2, 3, 4)  # decoder layers before NEAR, CARRIED and LAST are read
 
 
 class FactHead(nn.Module):
-    """Reads facts off (R, D) newline rows of two depths."""
+    """Reads facts off (R, D) newline rows of three depths."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.near = nn.Linear(width, sum(NEAR.values()))
         self.carried = nn.Linear(width, sum(CARRIED.values()))
+        self.last = nn.Linear(width, sum(LAST.values()))
 
-    def loss(self, near: Tensor, carried: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, depths: Sequence[Tensor], truth: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Return the mean loss over facts and the share right of each.
 
         Args:
-            near: (R, D) rows after ``TAPS[0]`` layers.
-            carried: (R, D) the same rows after ``TAPS[1]`` layers.
-            truth: (R, K) int64 as ``tell`` gives it, K = 10.
+            depths: The (R, D) rows after each of ``TAPS`` layers.
+            truth: (R, K) int64 as ``tell`` gives it, K = 17.
         """
-        total, right = near.new_zeros((), dtype=torch.float32), {}
+        total, right = depths[0].new_zeros((), dtype=torch.float32), {}
         found: list[Tensor] = []
-        for part, rows, sizes in ((self.near, near, NEAR), (self.carried, carried, CARRIED)):
+        parts = (self.near, self.carried, self.last)
+        for part, rows, sizes in zip(parts, depths, (NEAR, CARRIED, LAST), strict=True):
             rows = F.rms_norm(rows.float(), (rows.shape[1],), eps=1e-6)
             found += part(rows).float().split(list(sizes.values()), dim=1)
-        for column, name in enumerate((*NEAR, *CARRIED)):
+        for column, name in enumerate((*NEAR, *CARRIED, *LAST)):
             told = truth[:, column] >= 0
             if told.any():
                 total = total + F.cross_entropy(found[column][told], truth[told, column]) / len(found)
@@ -73,7 +77,7 @@ def tell(frames: Sequence[tuple[Take, int]]) -> Tensor:
         frames: (take, index of the frame in the take), in the order of the stream.
 
     Returns:
-        (T, K) int64, K = 10, -100 where two things could be meant or nothing is to be remembered.
+        (T, K) int64, K = 17, -100 where two things could be meant or nothing is to be remembered.
     """
     return torch.tensor([_facts(view) for view in views(frames)])
 
@@ -93,7 +97,23 @@ def _facts(view: View) -> list[int]:
         _shape(exits, max(exits.values())) if exits else NONE_GONE,
         _shape(entries, min(entries.values())) if entries else -100,
         _shape(entries, max(entries.values())) if entries else -100,
+        _newest_colour(view, entries),
+        *_before_newest(entries),
     ]
+
+
+def _newest_colour(view: View, entries: dict[Sprite, int]) -> int:
+    """Return the number of the first colour of the thing that came last, -100 where that is not clear."""
+    newest = [sprite for sprite, tick in entries.items() if tick == max(entries.values())]
+    colours = view.colours(newest[0]) if len(newest) == 1 else []
+    return COLOURS.index(colours[0]) if colours else -100
+
+
+def _before_newest(entries: dict[Sprite, int]) -> list[int]:
+    """Tell for every shape whether it came at the last moment at which something came before the newest."""
+    moments = sorted(set(entries.values()))
+    came = {sprite.shape for sprite, tick in entries.items() if len(moments) > 1 and tick == moments[-2]}
+    return [int(shape in came) for shape in SHAPES]
 
 
 def _shape(moments: dict[Sprite, int], tick: int) -> int:
