@@ -68,6 +68,27 @@ def test_shared_encoding_gives_the_answers_of_a_plain_stream(engine: Engine) -> 
         assert row.memory_bytes == stream.pipeline.memory.num_bytes(stream.state.memory)
 
 
+def test_a_tower_that_takes_pairs_of_frames_shares_them(tmp_path: Path, monkeypatch: Any) -> None:
+    """Every other question comes when a frame waits for its partner; texts and scores are those of plain streams."""
+    plain.save(*plain.tiny("qwen2_5_vl", ["what", "is", "there", "now"]), tmp_path)
+    engine, told = headrace.load(str(tmp_path), dtype="float32"), []
+    names = ["stc_cacher:0.4", "recent:2+uniform:2"]
+    monkeypatch.setattr("headrace.bench.accuracy.matches", lambda text, answer: told.append(text) or True)
+    setting = Setting(seconds=4.5, every_s=1.5, h264=False, watches=0)
+    rows, world = run_seed(engine, names, 3, setting), World(FIRST_SEED + 3)
+    said: dict[str, list[list[str]]] = {}
+    for name in names:
+        stream, said[name] = engine.open(name), []
+        for frame in video.world.frames(world, 0, 9):
+            stream.push(frame)
+            if (frame.index + 1) % 3 == 0:
+                asked = questions(world, frame.index, kinds=tuple(ALL_KINDS), fair=True)
+                said[name].append([stream.ask(question.text, max_tokens=8).text for question in asked])
+    assert told == [text for moment in zip(*said.values(), strict=True) for own in moment for text in own]
+    assert len(set(told)) > 3
+    assert all(row.tokens_per_frame > 0 for row in rows)
+
+
 def watched(stream: Stream, world: World, num: int) -> dict[str, Tally]:
     """What comes of standing instructions, from all that was said."""
     chosen = {stream.watch(watch.text, max_tokens=8): watch for watch in choose(world, num, 2)}

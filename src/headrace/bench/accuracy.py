@@ -28,6 +28,7 @@ from headrace.bench.speaking import choose
 from headrace.bench.statistics import Outcome
 from headrace.engine import Engine, Pipeline, Stream
 from headrace.engine.answering import Prompt, Said, ask, say, show_past
+from headrace.engine.state import fork
 from headrace.types import Frame, Query
 from headrace.video.world import (
     ALL_KINDS,
@@ -223,7 +224,6 @@ class _Lane:
     """One pipeline on one stream, fed with shared tokens."""
 
     def __init__(self, engine: Engine, name: str, seed: int, world: World, watched: Sequence[Watch]) -> None:
-        self._engine = engine
         self.watched = None if name == "text-only" else _parse(name, world)
         self._fed = Fed(engine, self.watched or Pipeline.parse("dense"))
         self._stream: Stream = self._fed.stream
@@ -243,16 +243,19 @@ class _Lane:
             if event.number:
                 self._markers[event.number][1].said(event.time_s)
         report = self._stream.report
-        assert report is not None
+        if report is None:  # the frame waits for those the tower takes with it
+            return
         self._kept += report.tokens_kept
         self._speak_ms += report.stage_ms["speak"]
         self._frames_ms.append(encode_ms + sum(report.stage_ms.values()) - report.stage_ms["speak"])
 
     def ask(self, asked: Sequence[Question]) -> None:
         """Ask the questions of a moment, each on a Context of its own; what a token memory runs before runs once."""
-        stream, backbone, start = self._stream, self._engine.backbone, time.perf_counter()
-        memory = stream.pipeline.memory.read(stream.state.memory, backbone.spec, query=True)
-        cursor = show_past(backbone, Prompt(stream.pipeline, stream.state, memory))
+        stream, backbone, start = self._stream, self._stream.backbone, time.perf_counter()
+        memory, state = stream.pipeline.memory.read(stream.state.memory, stream.spec, query=True), stream.state
+        if state.pending:  # the question sees frames that still wait for others
+            state = dataclasses.replace(state, compressor=fork(state.compressor))
+        cursor = show_past(backbone, Prompt(stream.pipeline, state, memory))
         past_ms = 1000 * (time.perf_counter() - start)
         for question in asked:
             start = time.perf_counter()
