@@ -69,6 +69,7 @@ class VideoScan(Method):
         " after a frame",
     )
     tunable: ClassVar[frozenset[str]] = frozenset({"capacity"})
+    digests: ClassVar[bool] = True
     shorthand: ClassVar[str] = "capacity"
     kind: ClassVar[str] = "kv"
 
@@ -87,6 +88,10 @@ class VideoScan(Method):
         axes, none = spec.position_rows, torch.empty(0, dtype=torch.int64)
         carriers = torch.empty(0, spec.dim, dtype=spec.dtype, device=spec.device)
         return VideoScanState(_room(spec), none, none.view(1, 0).expand(axes, 0), carriers, 0, none.new_zeros(axes))
+
+    def one_by_one(self) -> bool:
+        """Frames of a step come in turn: each finds what the one before it has left."""
+        return True
 
     def carry(self, segment: Segment) -> Segment:
         """Add a carrier behind the rows of every frame, unless the last row is one."""
