@@ -42,7 +42,8 @@ def _attends_like(play: MemoryPlay, twin: Any) -> None:
     for i, item in enumerate(play.walk(1)[:15]):
         context = play.method.read(state, play.spec, query=False)
         got = drive(play.decoder, item.segment, context, drop=item.drop, watch=True)
-        want = spell_out(play.decoder, item.segment, twin.rows, twin, first=first, drop=item.drop)
+        past = _past_of(twin, len(item.segment))
+        want = spell_out(play.decoder, item.segment, past, twin, first=first, drop=item.drop)
         close(got, want.hidden)
         span = context.finish()
         assert span.attention is not None
@@ -55,6 +56,11 @@ def _attends_like(play: MemoryPlay, twin: Any) -> None:
             _asks_like(play, twin, state, item.cursor, first)
 
 
+def _past_of(twin: Any, num: int) -> list[Any]:
+    """The rows a twin has when ``num`` more come; most have what they have."""
+    return twin.seen(num) if hasattr(twin, "seen") else twin.rows
+
+
 def _asks_like(play: MemoryPlay, twin: Any, state: Any, cursor: Cursor, first: int) -> None:
     """A question of three rows and two answer rows, decoded one by one on the Context's private tail."""
     context = play.method.read(state, play.spec, query=True)
@@ -62,7 +68,8 @@ def _asks_like(play: MemoryPlay, twin: Any, state: Any, cursor: Cursor, first: i
     for num in (3, 1, 1):
         asked, cursor = turn_of(num, num, cursor, play.spec.position_rows, play.spec.dtype)
         got = drive(play.decoder, asked, context)
-        want = spell_out(play.decoder, asked, [*twin.rows, *tail], twin, first=first + len(tail), query=True)
+        past = [*_past_of(twin, len(tail) + num), *tail]
+        want = spell_out(play.decoder, asked, past, twin, first=first + len(tail), query=True)
         close(got, want.hidden)
         tail += want.rows
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from contract.streams import place, text_rows
+from contract.streams import dice, place, text_rows
 from headrace import registry
 from headrace.types import Cursor, Kind, Segment
-from reference.naive.decoder import Decoder, drive, spec, spell_out
+from reference.naive.attention import attend
+from reference.naive.decoder import Decoder, drive, spec, spell_out, turn
 from reference.naive.rows import Row
 
 
@@ -28,14 +29,15 @@ def kept(state: object) -> list[int]:
     ]  # fmt: skip
 
 
-def test_golden_case():
-    """4 sinks, 6 recent rows, 13 tokens one by one: rows 0-3 and 7-12 stay."""
-    model = spec(windows=(None,))
+@pytest.mark.parametrize("position_rows", [1, 3])
+def test_golden_case(position_rows: int):
+    """4 sinks, 6 recent rows, 13 tokens one by one: rows 0-3 and 7-12 stay; room for two more leaves 0-3 and 9-12."""
+    model = spec(windows=(None,), position_rows=position_rows)
     decoder, method = Decoder(model), registry.build("streamingllm", window=6, sinks=4)
     state, cursor = method.init(model), Cursor()
     history = []
     for i in range(13):
-        seg, cursor = token(i, cursor)
+        seg, cursor = token(i, cursor, position_rows)
         context = method.read(state, model, query=False)
         drive(decoder, seg, context)
         state = method.write(state, context.finish())
@@ -43,6 +45,22 @@ def test_golden_case():
     assert history[-1] == [0, 1, 2, 3, 7, 8, 9, 10, 11, 12]
     assert history[9] == list(range(10)), "nothing is forgotten before the cache is full"
     assert history[10] == [0, 1, 2, 3, *range(5, 11)]
+    for evict, seen in (("after", [0, 1, 2, 3, *range(7, 13)]), ("before", [0, 1, 2, 3, *range(9, 13)])):
+        context = registry.build("streamingllm", window=6, sinks=4, evict=evict).read(state, model, query=False)
+        assert looked_at(context, token(13, cursor, position_rows, num=2)[0], model) == [*seen, 13, 14]
+
+
+def looked_at(context: object, seg: Segment, model: object) -> list[int]:
+    """The rows that the last row of a segment pays attention to, in a stream of one layer."""
+    num = len(seg)
+    context.begin(seg)
+    zeros = torch.zeros(model.heads, num, model.head_dim)
+    context.attend(0, None, zeros, zeros[: model.kv_heads], zeros[: model.kv_heads], watch=True)
+    mass = context.finish().attention.mass
+    rows = [int(row) for part in context._past for row in range(part.rows.first, part.rows.stop)]
+    assert len(mass) == len(rows) + num
+    at = [i for i, share in enumerate(mass.tolist()) if share > 0]
+    return [[*rows, *range(rows[-1] + 1, rows[-1] + 1 + num)][i] for i in at]
 
 
 @pytest.mark.parametrize("positions", ["repack", "original"])
@@ -108,3 +126,35 @@ def test_a_step_longer_than_the_window():
     context = method.read(method.init(model), model, query=False)
     drive(decoder, seg, context)
     assert kept(method.write(method.init(model), context.finish())) == [0, 1, 2, 3, 27, 28, 29]
+
+
+@pytest.mark.parametrize("positions", ["repack", "original"])
+@pytest.mark.parametrize("evict", ["after", "before"])
+@pytest.mark.parametrize("num", [300, pytest.param(100_000, marks=pytest.mark.long)])
+def test_endless_streams_stay_flat_and_exact(positions: str, evict: str, num: int):
+    """Row by row: as many rows as sinks and window hold, and the last row sees what a fresh prompt of them would.
+
+    A fresh prompt rotates un-rotated keys at 0..n-1, so positions never outgrow it, whatever row the stream is at.
+    """
+    model = spec(windows=(None,), position_rows=3, trained_length=10**6)
+    method, generator = registry.build("streamingllm", window=20, sinks=4, positions=positions, evict=evict), dice(num)
+    state, rows = method.init(model), []
+    for i in range(num):
+        q, k, v = (torch.randn(n, 1, model.head_dim, generator=generator) for n in (model.heads, 2, 2))
+        seg, _ = place(text_rows(i % 50, 1, 3, torch.float32, kind=Kind.TEXT, turn=0), Cursor(next=i))
+        context = method.read(state, model, query=False)
+        context.begin(seg)
+        out = context.attend(0, None, q, k, v)
+        if i % 97 == 0 or i > num - 5:
+            room = 20 if evict == "after" else 19
+            seen = [*rows[:4], *rows[4:][-room:], (k, v)]
+            places = [(x,) * 3 for x in range(len(seen))]
+            turned = turn(torch.cat([x for x, _ in seen], 1), places, model.rope)
+            mine, sees = turn(q, places[-1:], model.rope), torch.ones(1, len(seen), dtype=torch.bool)
+            want, _ = attend(mine, turned, torch.cat([x for _, x in seen], 1), sees, model.scale)
+            torch.testing.assert_close(out.double(), want, atol=1e-4, rtol=0)
+        rows = [*rows[:4], *[*rows[4:], (k, v)][-20:]] if len(rows) >= 4 else [*rows, (k, v)]
+        state = method.write(state, context.finish())
+        assert len(kept(state)) == min(i + 1, 24)
+    assert bool(out.isfinite().all())
+    assert method.num_bytes(state) <= method.bound_bytes(model)
