@@ -10,8 +10,7 @@ carriers, the older of the two neighbours that look most alike is deleted.
 Ours differs: a carrier means something to a model that was trained with carriers, in two stages in the paper, whose
 weights this project has not; others answer badly. ``carrier="last"`` keeps the row with which a model itself closes its
 frames. Remembered turns stay, within ``turn_rows``; the original keeps no text. Its stand-in question after every frame
-is left out, as nothing of it is kept, and so is the variant that keeps sixteen more rows. Frames of one step see each
-other.
+is left out, as nothing of it is kept, and so is the variant that keeps sixteen more rows.
 
 ``R`` kept rows, ``P`` position rows, ``D`` width.
 """
