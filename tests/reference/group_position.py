@@ -14,7 +14,7 @@ from headrace.types import Kind, ModelSpec
 from reference.naive.rows import Row
 from reference.rekv import one_softmax
 
-VARIANTS: list[dict[str, Any]] = [{}, {"offset": 40, "positions": "original"}, {"offset": 3, "positions": "repack"}]
+VARIANTS: list[dict[str, Any]] = [{}, {"offset": 40, "positions": "original"}]
 IDENTITY: list[dict[str, Any]] = []
 REJECTS: dict[str, list[Any]] = {"offset": [-1], "positions": ["", "gaps", "Repack"]}
 TUNED: dict[str, list[Any]] = {}

@@ -13,8 +13,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"window": 6, "sinks": 4, "positions": "repack"},
     {"window": 13, "sinks": 2, "positions": "original"},
     {"window": 25, "sinks": 8},
-    {"window": 14, "sinks": 3, "evict": "before", "positions": "original"},
-    {"window": 5, "evict": "before", "positions": "repack"},
+    {"window": 5, "sinks": 8, "evict": "before", "positions": "original"},
 ]
 IDENTITY: list[dict[str, Any]] = [{"window": 100_000}, {"window": 100_000, "sinks": 0, "evict": "before"}]
 REJECTS: dict[str, list[Any]] = {
