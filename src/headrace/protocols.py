@@ -47,12 +47,12 @@ class Method:
         causal: False keeps it out of live streams, because it looks at frames that have not come yet.
         tunable: Fields that may change while a stream runs; the state stays valid for any value of them.
         effort: Tunable fields that cost time, with their cheapest and their fullest sensible value: what a governor may
-            turn, from the value a stream was opened with towards the cheapest. A range of floats for a field that may
-            also hold a whole number is a share of a frame's tokens. A cheapest value above the fullest makes the field
-            an interval: it makes costly steps rarer.
+            turn, from the value a stream was opened with towards the cheapest. Floats for a field that may also hold a
+            whole number are a share of a frame's tokens. A cheapest above the fullest makes costly steps rarer.
         presets: Names of pipelines built on this method, and their texts.
         retriever: Of a memory that looks blocks up, the retriever it has where the pipeline names none; its ``init``
             takes the retriever behind the spec.
+        digests: Of a kv memory: a question sees frames that wait for their step as ``write`` leaves them, not whole.
         shorthand: The field that ``NAME:VALUE`` sets, or nothing.
     """
 
@@ -62,6 +62,7 @@ class Method:
     effort: ClassVar[dict[str, tuple[float, float]]] = {}
     presets: ClassVar[dict[str, str]] = {}
     retriever: ClassVar[str] = ""
+    digests: ClassVar[bool] = False
     shorthand: ClassVar[str] = ""
 
     def next_kind(self, state: Any) -> str:
@@ -72,14 +73,17 @@ class Method:
         """Add rows of a kv memory's own to the rows of a step, before they are placed; most add none."""
         return segment
 
+    def one_by_one(self) -> bool:
+        """True where a kv memory is to be given the frames of a step in turn, however many come at once."""
+        return False
+
 
 class VisionBlock(Protocol):
     """One layer of a vision tower, opened so that an encoder may reuse parts of it.
 
     All tensors are (F, N, D): F temporal steps that know nothing of each other, of N rows in the tower's order
     (``ModelSpec.patch_order``). Where only U rows of each are given, ``rows`` (F, U) int64 says which; any order, none
-    twice. Which rows a row attends to within its step, and by how much its place turns its query and key, is the
-    layer's own business.
+    twice. Which rows a row attends to within its step, and how its place turns query and key, is the layer's business.
     """
 
     def norm1(self, h: Tensor) -> Tensor:
@@ -138,12 +142,9 @@ class Backbone(Protocol):
         """The layers of the tower, in order."""
 
     def project(self, h: Tensor, frames: Sequence[Frame], taps: Sequence[Tensor] = ()) -> VisualTokens:
-        """Finish the tower: (F', N, D) rows to pooled tokens in the decoder's width.
+        """Finish the tower: (F', N, D) rows of all ``frames`` to pooled tokens in the decoder's width.
 
-        Args:
-            h: The last layer's output.
-            frames: All frames that were embedded.
-            taps: The outputs of the layers ``spec.taps``.
+        ``h`` is the last layer's output, ``taps`` are the outputs of the layers ``spec.taps``.
         """
 
     def vision(self, px: Tensor, frames: Sequence[Frame]) -> VisualTokens:
@@ -300,8 +301,8 @@ class Context(Protocol):
 class Memory(Protocol[S]):
     """Keeps the past of one stream.
 
-    ``kind`` is ``kv`` (rows stay in the decoder's cache) or ``tokens`` (visual tokens are stored and run through the
-    decoder again at question time, so pushing a frame skips the decoder).
+    ``kind`` is ``kv`` (rows stay in the decoder's cache) or ``tokens`` (visual tokens are stored and run again at
+    question time, so pushing a frame skips the decoder).
     """
 
     kind: ClassVar[str]
@@ -382,8 +383,7 @@ class Speaker(Protocol[S]):
     """Decides after every step whether the stream should say something by itself.
 
     A speaker that reads replies serves standing instructions: it has a state of its own for each, and is asked about
-    each after every step, never otherwise. Any other is asked once per step, and what it wants said it asks as a
-    question.
+    each after every step, never otherwise. Any other is asked once per step; what it wants said it asks as a question.
 
     Attributes:
         reads_hidden: It wants the step's hidden rows.

@@ -157,6 +157,19 @@ def test_deepstack_follows_what_a_compressor_keeps(family):
         assert float((model.model.lm_head(other) - want).abs().max()) > 1e-2, "deepstack matters here"
 
 
+def test_flash_memory_stands_where_its_card_says():
+    """Full units at (unit, row, column) from where the first begins, then small ones, behind as many ids as rows."""
+    recorder = Recorder(kin("qwen2_5_vl").engine.backbone)
+    streamed(Engine(recorder).open("flash_vstream"), spaced(8, 3.0)).ask(QUESTION, max_tokens=1)
+    ids, kinds = (torch.cat([getattr(s, x) for s in recorder.segments], -1) for x in ("ids", "kind"))
+    visual = ids[:, kinds == Kind.VISUAL].T.tolist()
+    (start, *_), full, small = visual[0], 4 * 6, 4 * 2
+    assert len(visual) == full + small
+    assert visual[:full] == [[start + t, start + r, start + c] for t in range(4) for r in range(2) for c in range(3)]
+    first = start + full
+    assert visual[full:] == [[first + t, first, first + c] for t in range(4) for c in range(2)]
+
+
 MEMORIES = [entry.name for entry in registry.entries().values() if entry.role == "memory"]
 THINNED = ["stc", "stc_adaptive+streamingllm:40", "recent:2+random:0.5", "streamingllm:24+uniform:3"]
 

@@ -13,11 +13,13 @@ VARIANTS: list[dict[str, Any]] = [
     {"window": 6, "sinks": 4, "positions": "repack"},
     {"window": 13, "sinks": 2, "positions": "original"},
     {"window": 25, "sinks": 8},
+    {"window": 5, "sinks": 8, "evict": "before", "positions": "original"},
 ]
-IDENTITY: list[dict[str, Any]] = [{"window": 100_000}, {"window": 100_000, "sinks": 0}]
+IDENTITY: list[dict[str, Any]] = [{"window": 100_000}, {"window": 100_000, "sinks": 0, "evict": "before"}]
 REJECTS: dict[str, list[Any]] = {
     "window": [0, -1],
     "sinks": [-1],
+    "evict": ["", "never"],
     "positions": ["", "gaps", "Repack"],
 }
 TUNED: dict[str, list[Any]] = {"window": [1, 5, 40, 100_000]}
@@ -43,6 +45,14 @@ class Twin:
             return [row.ids for row in rows]
         moved = [tuple(x - len(first) + i for x in rest[0].ids) for i in range(len(first))]
         return moved + [row.ids for row in rest]
+
+    def seen(self, num: int) -> list[Row]:
+        """What is there for ``num`` new rows; where room is made first, the oldest make it."""
+        if self.method.evict == "after" or not self.rows:
+            return self.rows
+        first = [row for row in self.rows if row.arrival < (self.sinks or 0)]
+        rest = self.rows[len(first) :]
+        return first + rest[max(0, len(rest) - max(0, self.method.window - num)) :]
 
     def write(self, new: list[Row]) -> None:
         """Remember, then keep the sinks and the newest rows."""

@@ -106,6 +106,18 @@ def test_weight_is_conserved_and_the_size_constant(start: str) -> None:
     )
 
 
+@pytest.mark.parametrize("start", ["random", "spread"])
+def test_a_centroid_stands_at_the_mean_time_of_its_members_however_long_the_stream(start: str) -> None:
+    """Every unit has a channel of its own, so a centroid tells whose mean it is: none is lost or counted twice."""
+    for num in (12, 120):
+        frames = [torch.zeros(16, num).index_fill(1, torch.tensor([i]), 1.0) for i in range(num)]
+        _, state, _ = shown(frames, synopsis=6, details=2, start=start)
+        members = [torch.nonzero(x[0] > 1e-6).squeeze(1).tolist() for x in state.centroids[:, 0]]
+        assert sorted(i for own in members for i in own) == list(range(num))
+        assert state.weights.tolist() == [len(own) for own in members]
+        assert state.places[:, 0].tolist() == pytest.approx([sum(own) / len(own) for own in members])
+
+
 def test_a_still_camera_is_one_centroid() -> None:
     still = noise(1)
     _, state, _ = shown([still] * 9, synopsis=4, details=2)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contract.streams import dice, place, text_rows, thinned, turn_of, wrapped
 from headrace.methods.memories.livevlm import LiveVLM, best_pages, bucketed
+from headrace.types import Cursor, Kind, LayerSpan, Span
 from reference.livevlm import pick
+from reference.naive.decoder import Decoder, drive, spec
 
 
 @pytest.mark.parametrize(("buckets", "room", "kept"), [(4, 1, [0, 2, 4, 6]), (2, 2, [0, 1, 4, 5])])
@@ -55,3 +60,49 @@ def test_pages_do_not_know_positions_and_a_planted_one_is_found():
     assert (len(mass), len(pages)) == (5, 2)
     assert 2 in pages.tolist()
     assert abs(float(mass.sum()) - 1) < 1e-5
+
+
+@pytest.mark.parametrize("num", [300, pytest.param(10_000, marks=pytest.mark.long)])
+def test_an_endless_stream_without_favourites_keeps_a_row_of_every_stretch(num: int):
+    """Thinned again and again, every stretch that has a row left keeps one; in order, and never more than allowed."""
+    model = spec(windows=(None,))
+    method = LiveVLM(rows=40, salient=0.0, frames=2, advance=1)
+    state = method.init(model)
+    for i in range(num):
+        seg, _ = place(text_rows(i % 50, 3, 1, torch.float32, kind=Kind.VISUAL, turn=0), Cursor(next=3 * i))
+        seg = replace(seg, frame=seg.frame * 0 + i)
+        keys = torch.randn(model.kv_heads, 3, model.head_dim, generator=dice(i))
+        before, held = state.strands[0].rows, state.near.table.first
+        state = method.write(state, Span(seg, (LayerSpan(keys, keys, keys, torch.arange(3)),)))
+        rows, left = state.strands[0].rows, torch.arange(held, state.near.table.first)
+        assert len(rows) <= 40
+        assert bool((rows.diff() > 0).all())
+        every = torch.cat((before, left))
+        if len(left):
+            stretch = [set((x * 40 // (int(every[-1]) + 1)).tolist()) for x in (every, rows)]
+            assert stretch[0] == stretch[1]
+    tenths = torch.bincount(rows * 10 // (3 * num), minlength=10)
+    assert int(tenths.min()) >= 2, "no part of the stream is forgotten"
+
+
+@pytest.mark.parametrize("axes", [1, 3])
+def test_pages_do_not_move_with_the_stream(axes: int):
+    """A stream whose positions all lie a thousand further on looks the same pages up."""
+    model = spec(position_rows=axes, trained_length=10**6)
+    method, found = LiveVLM(rows=12, frames=1, advance=1, page=2, positions="original"), []
+    for start in (0, 1000):
+        state, cursor = method.init(model), Cursor(next=start)
+        raws = [text_rows(0, 5, axes, model.dtype, kind=Kind.PREFIX, turn=0)]
+        raws += [wrapped(part, axes) for i in range(8) for part in thinned(1, i, model.dtype).split()]
+        for raw in raws:
+            segment, cursor = place(raw, cursor)
+            context = method.read(state, model, query=False)
+            drive(Decoder(model), segment, context)
+            state = method.write(state, context.finish())
+        context = method.read(state, model, query=True)
+        drive(Decoder(model), turn_of(7, 3, cursor, axes, model.dtype)[0], context)
+        found.append([layout.found for layout in context._layouts.values()])
+    assert 0 < len(found[0][0].ids) < 6
+    for one, other in zip(*found, strict=True):
+        assert one.ids.tolist() == other.ids.tolist()
+        torch.testing.assert_close(one.scores, other.scores, atol=1e-4, rtol=0)

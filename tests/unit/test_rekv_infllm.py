@@ -18,6 +18,7 @@ from headrace.methods.memories.rekv import ReKV
 from headrace.ops.retrieval import best_chunks
 from headrace.types import Cursor, Frame, Kind, LayerSpan, Segment, Span, join
 from reference.naive.decoder import Decoder, drive, spec
+from reference.rekv import one_softmax
 
 from contract.streams import dice, place, text_rows, thinned, turn_of, wrapped  # isort: skip
 
@@ -89,10 +90,11 @@ def test_blocks_that_are_imposed_on_all_layers_answer_as_full_memory_does(retrie
     torch.testing.assert_close(asked(method, decoder, state, segments[-1]), want, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("axes", [1, 3])
 @pytest.mark.parametrize("method", [ReKV(window=7, retrieve=3), InfLLM(window=7, retrieve=2)], ids=["rekv", "infllm"])
-def test_frames_one_by_one_or_several_at_once_give_the_same(method: Any):
+def test_frames_one_by_one_or_several_at_once_give_the_same(method: Any, axes: int):
     """A frame is a step whatever it comes with, also with the first rows still in the window."""
-    model = spec()
+    model = spec(position_rows=axes)
     decoder, segments = Decoder(model), stream(model, 8)
     one = shown(method, decoder, segments)
     several = [segments[0], *(join(segments[i : i + 3], placed=True) for i in range(1, len(segments), 3))]
@@ -120,6 +122,18 @@ def test_every_row_is_a_sink_or_in_one_block(sinks: int):
         assert waiting < 8 + 4 + max(0, sinks - num_sinks)
 
 
+def test_equal_frames_are_as_many_blocks_as_the_card_counts():
+    """floor((rows - sinks) / rows of a frame), after every frame."""
+    model, method, seen = spec(), ReKV(window=9), 5
+    state, cursor = method.init(model), Cursor()
+    for i in range(12):
+        raw = text_rows(i, 6 if i else 5, 1, model.dtype, kind=Kind.VISUAL if i else Kind.PREFIX, turn=0)
+        segment, cursor = place(dataclasses.replace(raw, frame=raw.frame * 0 + i - 1), cursor)
+        state = shown(method, Decoder(model), [segment], state)
+        assert len(state.shelf) == (seen - 5) // 6
+        seen += 6
+
+
 def test_the_cards_example_of_a_short_last_chunk():
     scores = torch.tensor([0.1, 0.9, 0.3, 0.8, 0.2, 0.7, 0.6])
     assert best_chunks(scores, 4, 2).tolist() == [2, 3, 6]
@@ -132,10 +146,11 @@ def planted(model: Any, keys: torch.Tensor, name: int) -> Any:
     method, state = ReKV(retrieve=3, max_blocks=1000, window=8), None
     state = method.init(model)
     generator = dice(4)
-    prefix = text_rows(0, 5, 1, model.dtype, kind=Kind.PREFIX, turn=0)
+    axes = model.position_rows
+    prefix = text_rows(0, 5, axes, model.dtype, kind=Kind.PREFIX, turn=0)
     for i in range(1000):
         segment = dataclasses.replace(
-            prefix if i == 0 else text_rows(i, 2, 1, model.dtype, kind=Kind.VISUAL, turn=0),
+            prefix if i == 0 else text_rows(i, 2, axes, model.dtype, kind=Kind.VISUAL, turn=0),
             frame=torch.full((5 if i == 0 else 2,), -1 if i == 0 else i),
         )
         layers = []
@@ -147,13 +162,14 @@ def planted(model: Any, keys: torch.Tensor, name: int) -> Any:
     return method, state
 
 
-def test_a_planted_block_is_found_among_a_thousand():
-    model = spec()
+@pytest.mark.parametrize("axes", [1, 3])
+def test_a_planted_block_is_found_among_a_thousand(axes: int):
+    model = spec(position_rows=axes)
     q = torch.randn(model.heads, 4, model.head_dim, generator=dice(1))
     wanted = q.mean(1).view(model.kv_heads, -1, model.head_dim).sum(1)
     method, state = planted(model, wanted, 500)
     context = method.read(state, model, query=True)
-    question, _ = turn_of(1, 4, Cursor(next=9999), 1, model.dtype)
+    question, _ = turn_of(1, 4, Cursor(next=9999), axes, model.dtype)
     context.begin(question)
     k = torch.randn(model.kv_heads, 4, model.head_dim, generator=dice(2))
     for layer in range(model.layers):
@@ -163,9 +179,10 @@ def test_a_planted_block_is_found_among_a_thousand():
         assert int(state.shelf.blocks[place].notes.frame[0]) == 500
 
 
-def test_infllm_finds_a_block_that_agrees_with_the_mean_far_query():
+@pytest.mark.parametrize("axes", [1, 3])
+def test_infllm_finds_a_block_that_agrees_with_the_mean_far_query(axes: int):
     """Among 1,000 random vectors."""
-    model, generator = spec(), dice(3)
+    model, generator = spec(position_rows=axes), dice(3)
     method = InfLLM(retrieve=2, window=8)
     state = shown(method, Decoder(model), stream(model, 8))
     q = torch.randn(model.heads, 4, model.head_dim, generator=generator)
@@ -179,17 +196,41 @@ def test_infllm_finds_a_block_that_agrees_with_the_mean_far_query():
         big, index = big.add(block), index.add(i, vector.expand(model.layers, -1))
     state.shelf, state.index = big, index
     context = method.read(state, model, query=True)
-    question, _ = turn_of(1, 4, Cursor(next=9999), 1, model.dtype)
+    question, _ = turn_of(1, 4, Cursor(next=9999), axes, model.dtype)
     context.begin(question)
     k = torch.randn(model.kv_heads, 4, model.head_dim, generator=generator)
     context.attend(0, None, q, k, k)
     assert 321 in context.selected[0][0]
 
 
-@pytest.mark.parametrize("size", [1, 3, 64])
-def test_infllms_step_size_does_not_matter_when_all_is_looked_up(size: int):
+@pytest.mark.parametrize("axes", [1, 3])
+def test_infllm_with_all_looked_up_sees_near_rows_where_they_are_and_all_others_from_afar(axes: int):
+    """One softmax over every row before: less than a window away at its distance, otherwise at the window's far end."""
+    model, reach = spec(windows=(None,), position_rows=axes), 11
+    decoder, segments = Decoder(model), stream(model, 9)
+    method = InfLLM(window=reach, retrieve=1000)
+    state, outs = method.init(model), []
+    for segment in segments:
+        context = method.read(state, model, query=False)
+        outs.append(drive(decoder, segment, context))
+        state = method.write(state, context.finish())
+    assert len(state.shelf) > 5
+    rows, ids = (torch.cat([getattr(x, name) for x in segments], at) for name, at in (("embeds", 0), ("ids", 1)))
+    q, k, v = decoder.project(0, rows.double())
+    places = [(i,) * axes if model.positions == "repack" else tuple(x) for i, x in enumerate(ids.T.tolist())]
+    keys, values = (dict(enumerate(x.unbind(1))) for x in (k, v))
+    for i in range(len(rows) - 1, 0, -7):
+        far = ((reach - 1,) * axes, (0,) * axes)
+        pairs = [(j, *((places[i], places[j]) if i - j < reach else far)) for j in range(i + 1)]
+        out, _ = one_softmax(q[:, i], pairs, keys, values, model)
+        want = decoder.close(0, rows[i : i + 1].double(), out[:, None])
+        torch.testing.assert_close(torch.cat(outs)[i : i + 1].double(), want, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("size", "axes"), [(1, 1), (3, 1), (64, 1), (3, 3), (64, 3)])
+def test_infllms_step_size_does_not_matter_when_all_is_looked_up(size: int, axes: int):
     """The paper's mask, in the order of the rows; the released one sees some rows twice, and differs."""
-    model = spec(windows=(None,))
+    model = spec(windows=(None,), position_rows=axes)
     decoder, segments = Decoder(model), stream(model, 10)
     whole = [segments[0], join(segments[1:], placed=True)]
     outs = {}

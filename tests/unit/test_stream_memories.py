@@ -10,7 +10,8 @@ import torch
 
 import headrace
 from headrace import registry
-from headrace.engine import Pipeline
+from headrace.engine import Engine, Pipeline
+from headrace.engine.state import same
 from headrace.types import Kind
 from unit.tiny import save_tiny
 
@@ -74,6 +75,64 @@ def test_a_waiting_frame_is_seen_as_if_its_step_were_full(engine: Any, name: str
     before = stream.ask("what is there", max_tokens=4)
     assert before.prompt_rows == other.ask("what is there", max_tokens=4).prompt_rows
     assert stream.ask("what is there", max_tokens=4).tokens == before.tokens
+
+
+DIGEST = ["streamingvlm:2", "videoscan:4", *LOOK_UP]
+
+
+class Failing:
+    """A backbone whose decoder fails once."""
+
+    def __init__(self, backbone: Any) -> None:
+        self._backbone, self.left = backbone, -1
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backbone, name)
+
+    def at(self, view: Any) -> Failing:
+        return self
+
+    def extend(self, *args: Any, **options: Any) -> torch.Tensor:
+        self.left -= 1
+        if self.left == 0:
+            raise RuntimeError("out of memory")
+        return self._backbone.extend(*args, **options)
+
+
+@pytest.mark.parametrize("name", DIGEST)
+def test_a_step_that_fails_among_its_frames_has_changed_nothing(engine: Any, name: str) -> None:
+    backbone = Failing(engine.backbone)
+    stream, other = (opened(x, name, chunk_frames=3) for x in (Engine(backbone), engine))
+    for i in range(8):
+        stream.push(picture(i))
+        other.push(picture(i))
+    before = stream.state
+    backbone.left = 2 if stream.pipeline.memory.one_by_one() else 1
+    with pytest.raises(RuntimeError, match="out of memory"):
+        stream.push(picture(8))
+    assert stream.state is before
+    for i in range(8, 14):
+        stream.push(picture(i))
+        other.push(picture(i))
+    assert same(stream.state.memory, other.state.memory)
+
+
+@pytest.mark.parametrize("name", DIGEST)
+def test_frames_that_come_while_an_answer_is_decoded_do_not_show_in_it(engine: Any, name: str) -> None:
+    """Also where frames waited when it was asked: what they became is the question's alone."""
+    stream, other = (opened(engine, name, chunk_frames=3) for _ in range(2))
+    for i in range(8):
+        stream.push(picture(i))
+        other.push(picture(i))
+    parts = stream.ask_live("what is there now", max_tokens=5)
+    next(parts)
+    for i in range(8, 13):
+        stream.push(picture(i))
+    *_, answer = parts
+    assert answer.tokens == other.ask("what is there now", max_tokens=5).tokens
+    for i in range(8, 13):
+        other.push(picture(i))
+    assert same(stream.state.memory, other.state.memory)
 
 
 def test_a_carrier_stands_behind_every_frame_and_costs_no_token(engine: Any) -> None:

@@ -88,15 +88,18 @@ def embeds(seg: Any) -> list[torch.Tensor]:
     return list(seg.embeds)
 
 
+@pytest.mark.parametrize("axes", [1, 3])
 @pytest.mark.parametrize(("window", "text_rounds"), [(3, 3), (2, 5), (5, 2)])
-def test_positions_are_contiguous_and_bounded(window: int, text_rounds: int) -> None:
-    talk = Talk(1, window=window, text_rounds=text_rounds, text_sink=4, text_window=6)
+def test_positions_are_contiguous_and_bounded(window: int, text_rounds: int, axes: int) -> None:
+    """One place per row on every axis."""
+    talk = Talk(axes, window=window, text_rounds=text_rounds, text_sink=4, text_window=6)
     for i in range(40):
         talk.show(i)
         if i % 3 == 0:
             talk.say(i)
         context = talk.method.read(talk.state, talk.spec, query=True)
         *moved, last = context._past
+        assert all(torch.equal(axis, part.moved[0]) for part in moved for axis in part.moved)
         places = [part.moved[0] for part in moved] + [torch.arange(last.rows.first, last.rows.stop)]
         whole = torch.cat(places)
         assert whole.diff().eq(1).all(), "one row after the other"

@@ -19,9 +19,9 @@ from contract.streams import dice, place, text_rows, turn_of  # isort: skip
 P, T, V, N = Kind.PREFIX, Kind.MARKER, Kind.VISUAL, Kind.NEWLINE
 
 
-def unit(i: int, kinds: list[Kind]) -> Segment:
+def unit(i: int, kinds: list[Kind], axes: int = 1) -> Segment:
     """Rows of one frame."""
-    seg = text_rows(i, len(kinds), 1, torch.float32, kind=V, turn=0)
+    seg = text_rows(i, len(kinds), axes, torch.float32, kind=V, turn=0)
     kind = torch.tensor([int(k) for k in kinds], dtype=torch.int8)
     return type(seg)(
         **{
@@ -32,9 +32,9 @@ def unit(i: int, kinds: list[Kind]) -> Segment:
     )
 
 
-def units(num: int, kinds: list[Kind]) -> list[Segment]:
+def units(num: int, kinds: list[Kind], axes: int = 1) -> list[Segment]:
     """A prefix of one row and frames, placed."""
-    raw = [text_rows(0, 1, 1, torch.float32, kind=P, turn=0), *(unit(i, kinds) for i in range(num))]
+    raw = [text_rows(0, 1, axes, torch.float32, kind=P, turn=0), *(unit(i, kinds, axes) for i in range(num))]
     placed, cursor = [], Cursor()
     for segment in raw:
         segment, cursor = place(segment, cursor)
@@ -42,15 +42,18 @@ def units(num: int, kinds: list[Kind]) -> list[Segment]:
     return placed
 
 
-def seen_by(method: Any, together: int) -> dict[int, list[int]]:
-    """Which rows every row looks at: keys are zeros, so every row it sees gets the same share of its value."""
-    model = spec(windows=(None,))
+def seen_by(method: Any, together: int, axes: int) -> dict[int, list[int]]:
+    """Which rows every row looks at: keys are zeros, so every row it sees gets the same share of its value.
+
+    The last one is a question's.
+    """
+    model = spec(windows=(None,), position_rows=axes)
     state, seen = method.init(model), {}
-    segments = units(6, [T, V])
+    segments = units(6, [T, V], axes)
     steps = [segments[0], *(join(segments[i : i + together], placed=True) for i in range(1, 7, together))]
-    first = 0
-    for segment in steps:
-        context, num = method.read(state, model, query=False), len(segment)
+    first, (question, _) = 0, turn_of(4, 1, Cursor(next=99), axes, model.dtype)
+    for segment in [*steps, question]:
+        context, num = method.read(state, model, query=segment is question), len(segment)
         context.begin(segment)
         zeros = torch.zeros(model.heads, num, model.head_dim)
         values = torch.zeros(model.kv_heads, num, model.head_dim)
@@ -64,12 +67,14 @@ def seen_by(method: Any, together: int) -> dict[int, list[int]]:
     return seen
 
 
+@pytest.mark.parametrize("axes", [1, 3])
 @pytest.mark.parametrize("together", [1, 2, 6])
 @pytest.mark.parametrize("timestamps", ["published", "window"])
-def test_the_cards_mask(timestamps: str, together: int):
+def test_the_cards_mask(timestamps: str, together: int, axes: int):
     """Six units of a timestamp and a visual row, two per block, one block back; however many come at once."""
-    method = VideoXL2(block=2, previous=1, timestamps=timestamps, positions="repack")
-    seen = seen_by(method, together)
+    method = VideoXL2(block=2, previous=1, timestamps=timestamps)
+    seen = seen_by(method, together, axes)
+    assert seen.pop(13) == list(range(14)), "a question sees all"
     name = {0: "P", **{1 + 2 * i: f"T{i}" for i in range(6)}, **{2 + 2 * i: f"V{i}" for i in range(6)}}
     told = {name[row]: [name[x] for x in found] for row, found in seen.items()}
     assert told["V4"] == ["P", "T0", "T1", "T2", "V2", "T3", "V3", "T4", "V4"]
@@ -112,13 +117,14 @@ def filled(method: Any, model: Any, segments: list[Segment]) -> Any:
 
 def answered(method: Any, model: Any, state: Any, after: Segment) -> torch.Tensor:
     context = method.read(state, model, query=True)
-    turn, _ = turn_of(4, 4, Cursor(next=int(after.ids.max()) + 1), 1, model.dtype)
+    turn, _ = turn_of(4, 4, Cursor(next=int(after.ids.max()) + 1), model.position_rows, model.dtype)
     return drive(Decoder(model), turn, context, watch=True)
 
 
+@pytest.mark.parametrize("axes", [1, 3])
 @pytest.mark.parametrize("positions", ["repack", "original"])
-def test_averaging_by_ones_or_choosing_all_changes_nothing(positions: str):
-    model, segments = spec(), units(9, [T, V, V, V, V, N])
+def test_averaging_by_ones_or_choosing_all_changes_nothing(positions: str, axes: int):
+    model, segments = spec(position_rows=axes), units(9, [T, V, V, V, V, N], axes)
     base = {"block": 2, "previous": 1, "positions": positions}
     state = filled(VideoXL2(**base), model, segments)
     want = answered(VideoXL2(**base, retrieve=100), model, state, segments[-1])

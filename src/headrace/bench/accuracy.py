@@ -255,7 +255,7 @@ class _Lane:
         memory, state = stream.pipeline.memory.read(stream.state.memory, stream.spec, query=True), stream.state
         if state.pending:  # the question sees frames that still wait for others
             state = dataclasses.replace(state, compressor=fork(state.compressor))
-        cursor = show_past(backbone, Prompt(stream.pipeline, state, memory))
+        memory, cursor = show_past(backbone, Prompt(stream.pipeline, state, memory))
         past_ms = 1000 * (time.perf_counter() - start)
         for question in asked:
             start = time.perf_counter()

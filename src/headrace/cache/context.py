@@ -87,13 +87,16 @@ class CacheContext:
         start = self._num
         self._num += len(segment)
         self._numbers = torch.arange(start, self._num)
-        if self._positions == "original":
-            place = segment.ids
-        else:
-            place = (self._numbers + self._next_row).expand(self._spec.position_rows, -1)
+        place = self._place_of(segment)
         self._segments.append(segment)
         self._places.append(place)
         self._angles = cos_sin(self._spec.rope, place, dtype=self._spec.dtype, device=self._spec.device)
+
+    def _place_of(self, segment: Segment) -> Tensor:
+        """(P, T) positions of the new rows, which have their numbers already."""
+        if self._positions == "original":
+            return segment.ids
+        return (self._numbers + self._next_row).expand(self._spec.position_rows, -1)
 
     def attend(
         self, layer: int, rows: Tensor | None, q: Tensor, k: Tensor, v: Tensor, *, watch: bool = False

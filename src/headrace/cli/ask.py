@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,7 +165,7 @@ def _run(
 
     resume = kept.resume
     _check_running(running, resume)
-    _pass_on_notes(out)
+    out.pass_on_notes()
     with contextlib.ExitStack() as stack:
         if resume is None:
             opened = stack.enter_context(video.open(source, **window))
@@ -208,14 +207,6 @@ def _telling(out: Output) -> Callable[[Any, Any], None]:
     return lambda _, answer: out.answer(answer)
 
 
-def _pass_on_notes(out: Output) -> None:
-    """Show what sources have to say as soon as they say it."""
-    for room in ("headrace.video", "headrace.cache"):
-        log = logging.getLogger(room)
-        log.addHandler(_Notes(out))
-        log.propagate = False
-
-
 def _check_running(running: dict[str, Any], resume: Path | None) -> None:
     """Refuse a wrong pipeline before anything is loaded, and any pipeline for a stream that has one."""
     from headrace.engine import Pipeline
@@ -229,14 +220,3 @@ def _check_running(running: dict[str, Any], resume: Path | None) -> None:
         raise ValueError("--resume: goes on with the saved pipeline; leave out --pipeline, --set and --chunk-frames")
     if resume is not None and (running["max_pixels"], running["prompt"]) != (None, "trained"):
         raise ValueError("--resume: goes on as the stream looked at its frames; leave out --max-pixels and --prompt")
-
-
-class _Notes(logging.Handler):
-    """Shows what a source has to say as soon as it says it."""
-
-    def __init__(self, out: Output) -> None:
-        super().__init__()
-        self._out = out
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._out.note(record.getMessage())

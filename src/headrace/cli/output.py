@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 if TYPE_CHECKING:
     from headrace.types import Answer, Event, Moment, Report
+
+
+class _Notes(logging.Handler):
+    """Passes on what is said on the way."""
+
+    def __init__(self, out: Output) -> None:
+        super().__init__()
+        self._out = out
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._out.note(record.getMessage())
 
 
 @dataclass
@@ -46,6 +58,14 @@ class Output:
         """Write a remark to stderr."""
         if self.verbosity >= 0:
             self.errors.print(f"headrace: {text}", style="yellow", markup=False)
+
+    def pass_on_notes(self) -> None:
+        """Show what sources and disks have to say as soon as they say it, here and nowhere else."""
+        for room in ("headrace.video", "headrace.cache"):
+            log = logging.getLogger(room)
+            log.handlers = [handler for handler in log.handlers if not isinstance(handler, _Notes)]
+            log.addHandler(_Notes(self))
+            log.propagate = False
 
     def report(self, report: Report) -> None:
         """Write what one step cost."""

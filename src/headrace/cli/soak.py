@@ -52,6 +52,7 @@ def soak(
     from headrace.engine.checkpoints import EVERY_S
 
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
+    out.pass_on_notes()
     running = bench.soaked_pipeline(pipeline, settings or ())
     short = bench.Setting(frames=frames, ask_every=1)
     setting = bench.Setting(
@@ -74,8 +75,8 @@ def soak(
             _keep(save, result())
 
     with engine.open(running, disk=disk, disk_mb=disk_mb) as stream:
-        keeping = nullcontext() if state is None else stream.checkpoint(state, every_s=checkpoint_every or EVERY_S)
-        with keeping:
+        every_s = checkpoint_every or EVERY_S
+        with nullcontext() if state is None else stream.checkpoint(state, every_s=every_s, noted=out.note):
             try:
                 bench.soak(stream, soaked, progress=progress)
             except KeyboardInterrupt:

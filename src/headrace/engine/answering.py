@@ -11,8 +11,8 @@ from torch import Tensor
 
 from headrace.engine.decoding import Chooser, Detokenizer
 from headrace.engine.pipeline import Pipeline
-from headrace.engine.state import StreamState
-from headrace.engine.step import Stopwatch, framed, replay, see
+from headrace.engine.state import StreamState, alias
+from headrace.engine.step import Stopwatch, framed, prefill, replay, see
 from headrace.protocols import Backbone, Context
 from headrace.types import Answer, Cursor, Query, Segment, Span, Token, join
 
@@ -72,7 +72,7 @@ def answer(backbone: Backbone, query: Query, prompt: Prompt, *, start: float) ->
         start: When the question came, on ``time.perf_counter``.
     """
     with torch.no_grad():
-        asked = ask(backbone, query, prompt.context, show_past(backbone, prompt))
+        asked = ask(backbone, query, *show_past(backbone, prompt))
     yield from say(backbone, asked, prompt.state, start=start)
 
 
@@ -138,23 +138,28 @@ def say(
     yield Said(found, asked.rows, span, cursor)
 
 
-def show_past(backbone: Backbone, prompt: Prompt) -> Cursor:
+def show_past(backbone: Backbone, prompt: Prompt) -> tuple[Context, Cursor]:
     """Bring the Context to the question's moment: a token memory's frames, then frames that wait for their step.
 
+    A memory that digests frames takes in those that wait, on an alias that is then thrown away.
+
     Returns:
-        The cursor behind them.
+        The Context, and the cursor behind what it was shown.
     """
     pipeline, state, context = prompt.pipeline, prompt.state, prompt.context
-    cursor, memory, segment = state.cursor, state.memory, None
+    cursor, memory, held, tokens = state.cursor, pipeline.memory, state.memory, None
     if state.pending:
         _, _, sight = see(pipeline, backbone, state, state.pending, Stopwatch(backbone))
-        tokens, segment = sight.kept, backbone.wrap(sight.kept, cursor)
-        if pipeline.memory.kind == "tokens":
-            memory = pipeline.memory.write(memory, Span(segment=segment, tokens=tokens))
-    if pipeline.memory.kind == "tokens":
-        return replay(pipeline, backbone, pipeline.memory.recall(memory), context)
-    if segment is None:
-        return cursor
-    segment, cursor = backbone.place(cursor, pipeline.memory.carry(segment))
+        tokens = sight.kept
+    if memory.kind == "tokens":
+        if tokens is not None:
+            held = memory.write(held, Span(segment=backbone.wrap(tokens, cursor), tokens=tokens))
+        return context, replay(pipeline, backbone, memory.recall(held), context)
+    if tokens is None:
+        return context, cursor
+    if memory.digests:
+        held, cursor, span, _ = prefill(pipeline, backbone, alias(held), cursor, tokens)
+        return memory.read(memory.write(held, span), backbone.spec, query=True), framed(cursor)
+    segment, cursor = backbone.place(cursor, memory.carry(backbone.wrap(tokens, cursor)))
     backbone.extend(segment, context, pruner=pipeline.pruner, outputs=0)
-    return framed(cursor)
+    return context, framed(cursor)

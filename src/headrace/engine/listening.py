@@ -61,7 +61,7 @@ def listen(
     watch, events, watching = Stopwatch(backbone), list[Event](), list[Standing]()
     with watch.stage("speak"), torch.no_grad():
         context = pipeline.memory.read(state.memory, backbone.spec, query=True)
-        cursor = show_past(backbone, Prompt(pipeline, state, context))
+        context, cursor = show_past(backbone, Prompt(pipeline, state, context))
         seen = Observation(report.frames[-1], report.time_s, None, sight.kept)
         for standing in state.watching:
             start = time.perf_counter()

@@ -153,16 +153,13 @@ def advance(
     watch = Stopwatch(backbone)
     encoder, compressor, sight = see(pipeline, backbone, state, frames, watch)
     tokens, num_in = sight.kept, len(sight.dense)
-    segment, cursor = backbone.wrap(tokens, state.cursor), state.cursor
-    span, hidden = Span(segment=segment, tokens=tokens), None
+    held, cursor, hidden = state.memory, state.cursor, None
     if pipeline.memory.kind != "tokens":
         with watch.stage("prefill"):
-            segment, cursor = backbone.place(cursor, pipeline.memory.carry(segment))
-            context = pipeline.memory.read(state.memory, spec, query=False)
-            reads = pipeline.speaker.reads_hidden
-            rows = backbone.extend(segment, context, pruner=pipeline.pruner, outputs=None if reads else 0)
-            hidden = rows if reads else None
-            span = context.finish()
+            held, cursor, span, rows = prefill(pipeline, backbone, held, cursor, tokens)
+            hidden = rows if pipeline.speaker.reads_hidden else None
+    else:
+        span = Span(segment=backbone.wrap(tokens, cursor), tokens=tokens)
     with watch.stage("speak"):
         speaker, decision = state.speaker, Decision()
         if not pipeline.speaker.reads_reply:
@@ -170,8 +167,8 @@ def advance(
             speaker, decision = pipeline.speaker.step(state.speaker, seen)
     with watch.stage("prefill"):
         # Last: what failed before has changed nothing. Standing instructions come after it, and may fail too.
-        undoable = state.watching and pipeline.memory.kind != "tokens"
-        memory = pipeline.memory.write(alias(state.memory) if undoable else state.memory, span)
+        undoable = state.watching and pipeline.memory.kind != "tokens" and held is state.memory
+        memory = pipeline.memory.write(alias(held) if undoable else held, span)
     after = replace(
         state,
         encoder=encoder,
@@ -192,6 +189,36 @@ def advance(
         spent=getattr(encoder, "spent", None),
     )
     return after, report, decision, sight
+
+
+def prefill(
+    pipeline: Pipeline, backbone: Backbone, held: Any, cursor: Cursor, tokens: VisualTokens
+) -> tuple[Any, Cursor, Span, Tensor]:
+    """Run the tokens of a step through the decoder: at once, or frame by frame where the memory wants them so.
+
+    Args:
+        pipeline: What runs.
+        backbone: The model.
+        held: State of the memory; stays good to go on with.
+        cursor: Where the stream stands.
+        tokens: The step's tokens.
+
+    Returns:
+        The memory's state with all but the last rows (an alias, or ``held`` itself where they are all the last), the
+        cursor behind them, the last rows, and (T, D) hidden rows of the step, none of them unless the speaker reads it.
+    """
+    memory, rows = pipeline.memory, list[Tensor]()
+    outputs = None if pipeline.speaker.reads_hidden else 0
+    parts = tokens.split() if memory.one_by_one() and len(tokens.frames) > 1 else (tokens,)
+    held = alias(held) if len(parts) > 1 else held
+    for left, part in zip(range(len(parts) - 1, -1, -1), parts, strict=True):
+        segment, cursor = backbone.place(cursor, memory.carry(backbone.wrap(part, cursor)))
+        context = memory.read(held, backbone.spec, query=False)
+        rows.append(backbone.extend(segment, context, pruner=pipeline.pruner, outputs=outputs))
+        span = context.finish()
+        if left:
+            held, cursor = memory.write(held, span), framed(cursor)
+    return held, cursor, span, torch.cat(rows)
 
 
 def most_rows(spec: ModelSpec, num_frames: int) -> int:

@@ -228,7 +228,8 @@ class Stream:
             context = memory.read(state.memory, self.spec, query=True)
             if state.pending:
                 state = replace(state, encoder=fork(state.encoder), compressor=fork(state.compressor))
-            if memory.kind == "tokens":  # read outside the lock, while a push may write to the stream's own
+            if memory.kind == "tokens" or (state.pending and memory.digests):
+                # used outside the lock, while a push may write to the stream's own
                 state = replace(state, memory=fork(state.memory))
         return Prompt(self.pipeline, state, context)
 

@@ -98,6 +98,7 @@ class InfLLM(Method):
     tunable: ClassVar[frozenset[str]] = frozenset({"retrieve", "max_blocks"})
     shorthand: ClassVar[str] = "retrieve"
     kind: ClassVar[str] = "kv"
+    digests: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_policy(self.positions)
@@ -124,6 +125,10 @@ class InfLLM(Method):
 
     def _most_rows(self, spec: ModelSpec) -> int:
         return self.block or spec.grid[0] * spec.grid[1] + MARGIN
+
+    def one_by_one(self) -> bool:
+        """Frames of a step come in turn, unless a step is a number of rows."""
+        return self.exec_rows is None
 
     def read(self, state: InfLLMState, spec: ModelSpec, *, query: bool) -> StepContext:
         """Frames and questions see the same."""

@@ -225,6 +225,7 @@ class LiveVLM(Method):
         differs="open points chosen: all leaving rows compete, kept sets per layer, stretches of the whole stream",
     )
     tunable: ClassVar[frozenset[str]] = frozenset({"frames", "retrieve", "rows"})
+    digests: ClassVar[bool] = True
     shorthand: ClassVar[str] = "rows"
     kind: ClassVar[str] = "kv"
 
@@ -242,6 +243,10 @@ class LiveVLM(Method):
         return LiveVLMState(
             KVCache(spec, block_rows=64), KVCache(spec, block_rows=1024), (Strand.empty(spec),) * spec.layers
         )
+
+    def one_by_one(self) -> bool:
+        """Frames of a step come in turn: each finds what the one before it has left."""
+        return True
 
     def read(self, state: LiveVLMState, spec: ModelSpec, *, query: bool) -> PageContext:
         """See prefix, what is kept, and the newest frames."""

@@ -85,6 +85,7 @@ class ReKV(Method):
     shorthand: ClassVar[str] = "retrieve"
     kind: ClassVar[str] = "kv"
     retriever: ClassVar[str] = "rekv_internal"
+    digests: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_policy(self.positions)

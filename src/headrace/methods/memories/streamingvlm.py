@@ -128,6 +128,7 @@ class StreamingVLM(Method):
         " needs its trained weights to comment by itself",
     )
     tunable: ClassVar[frozenset[str]] = frozenset({"window"})
+    digests: ClassVar[bool] = True
     shorthand: ClassVar[str] = "window"
     kind: ClassVar[str] = "kv"
 
@@ -159,6 +160,10 @@ class StreamingVLM(Method):
 
     def _window_rows(self, spec: ModelSpec) -> int:
         return _block_rows(self._most(spec)[4])
+
+    def one_by_one(self) -> bool:
+        """Frames of a step come in turn: each finds what the one before it has left."""
+        return True
 
     def read(self, state: StreamingVLMState, spec: ModelSpec, *, query: bool) -> CacheContext:
         """See the words in one line, then pictures, up to the window, which stands where it was."""

@@ -183,9 +183,7 @@ class BilevelContext(AskContext):
 
     def _gap(self, short: int) -> int:
         """The same in canonical ids: the published suffix begins at the number of rows before it."""
-        if not short:
-            return 0
-        return int(self._segments[0].ids.min()) - (self._next_row - short)
+        return int(self._segments[0].ids.min()) - (self._next_row - short) if short else 0
 
     def _dense(self, every: Found) -> tuple[Tensor, Tensor]:
         """(B,) bool entries of the shelf that stay as they are, and (B,) what their block is worth."""
@@ -260,6 +258,7 @@ class VideoXL2(Method):
     shorthand: ClassVar[str] = "retrieve"
     kind: ClassVar[str] = "kv"
     retriever: ClassVar[str] = "rekv_internal"
+    digests: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_policy(self.positions)
@@ -285,6 +284,10 @@ class VideoXL2(Method):
         state.shelf = replace(state.shelf, disk=disk)
         return state
 
+    def one_by_one(self) -> bool:
+        """Frames of a step come in turn: each finds what the one before it has left."""
+        return True
+
     def read(self, state: VideoXL2State, spec: ModelSpec, *, query: bool) -> BilevelContext:
         """Frames see a few blocks; a question everything, part of it averaged."""
         return BilevelContext(spec, state, self, query=query)
@@ -299,16 +302,16 @@ class VideoXL2(Method):
                 return state
             span = span.cut(prefix, len(span.segment))
         first, seg = state.window.table.stop, span.segment
-        spec, before = state.window.spec, state.count
+        spec, numbers = state.window.spec, []
         state.window.append(span)
-        state.starts, state.count, sees = _blocks(seg, first, state.starts, before, self)
-        numbers = []
+        state.starts, state.count, sees = _blocks(seg, first, state.starts, state.count, self)
         for start, stop in cut_blocks(seg, 0, spec.grid[0] * spec.grid[1] + MARGIN):
             block = Sealed.seal(span.layers, seg, start, stop, first)
             state.index = state.retriever.add(state.index, state.shelf.next_id, block, seg.embeds[start:stop])
             state.shelf = state.shelf.add(block)
             numbers.append(_number(state.starts, first + start))
         state.numbers = torch.cat((state.numbers, torch.tensor(numbers, dtype=torch.int64)))
+        state.starts = state.starts[-self.previous - 2 :]
         self._leave(state, int(sees[-1]))
         shelf, gone = state.shelf.settled(Limits(self.max_blocks, self.ram_blocks), state.window.table.first)
         if len(gone):
@@ -365,7 +368,7 @@ def _blocks(
     """Count the frames of new rows.
 
     Returns:
-        First rows of the newest blocks by number, frames so far, and (T,) int64 the first row each new row sees.
+        First rows of blocks by number, frames so far, and (T,) int64 the first row each new row sees.
     """
     sees = torch.zeros(len(segment), dtype=torch.int64)
     skip = int((segment.kind == Kind.PREFIX).sum())
@@ -376,7 +379,7 @@ def _blocks(
             count += 1
         oldest = max(count - 1, 0) // method.block - method.previous
         sees[start:stop] = min((row for number, row in starts if number >= oldest), default=0) if oldest > 0 else 0
-    return starts[-method.previous - 2 - len(segment) :], count, sees
+    return starts, count, sees
 
 
 def _number(starts: tuple[tuple[int, int], ...], row: int) -> int:

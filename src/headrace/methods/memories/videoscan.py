@@ -10,8 +10,7 @@ carriers, the older of the two neighbours that look most alike is deleted.
 Ours differs: a carrier means something to a model that was trained with carriers, in two stages in the paper, whose
 weights this project has not; others answer badly. ``carrier="last"`` keeps the row with which a model itself closes its
 frames. Remembered turns stay, within ``turn_rows``; the original keeps no text. Its stand-in question after every frame
-is left out, as nothing of it is kept, and so is the variant that keeps sixteen more rows. Frames of one step see each
-other.
+is left out, as nothing of it is kept, and so is the variant that keeps sixteen more rows.
 
 ``R`` kept rows, ``P`` position rows, ``D`` width.
 """
@@ -69,6 +68,7 @@ class VideoScan(Method):
         " after a frame",
     )
     tunable: ClassVar[frozenset[str]] = frozenset({"capacity"})
+    digests: ClassVar[bool] = True
     shorthand: ClassVar[str] = "capacity"
     kind: ClassVar[str] = "kv"
 
@@ -87,6 +87,10 @@ class VideoScan(Method):
         axes, none = spec.position_rows, torch.empty(0, dtype=torch.int64)
         carriers = torch.empty(0, spec.dim, dtype=spec.dtype, device=spec.device)
         return VideoScanState(_room(spec), none, none.view(1, 0).expand(axes, 0), carriers, 0, none.new_zeros(axes))
+
+    def one_by_one(self) -> bool:
+        """Frames of a step come in turn: each finds what the one before it has left."""
+        return True
 
     def carry(self, segment: Segment) -> Segment:
         """Add a carrier behind the rows of every frame, unless the last row is one."""
