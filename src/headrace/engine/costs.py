@@ -47,22 +47,34 @@ class Curve:
         ranked = sorted(self._ratios)
         return ranked[-2] if len(ranked) > 1 else ranked[-1] if ranked else 1.0
 
-    def learn(self, notch: int, kind: str, ms: float) -> None:
+    def typical(self, notch: int, kind: str) -> float | None:
+        """What a typical step like the last one takes by now; None where the dial has moved or nothing is known."""
+        samples = self._points.get((notch, kind))
+        stayed = self._last is not None and self._last[0] == notch
+        return _lower_median(samples) * self.load if samples is not None and stayed else None
+
+    def learn(self, notch: int, kind: str, ms: float, drift: float = 1.0) -> None:
         """Take in what a step took.
 
         A step at a new point gives the point its nominal cost under the present load; a step at a known point gives
         the load. A known point is only corrected when the dial has just come to it, or where kinds of steps take turns
         under a steady load: staying at a point says nothing on how points compare.
+
+        Args:
+            notch: Where the dial stood.
+            kind: Of the step.
+            ms: What it took.
+            drift: By how much the load is known to have changed in this very step, from stages whose dials stood still.
         """
-        ms, key = max(ms, FLOOR_MS), (notch, kind)
+        ms, key, load = max(ms, FLOOR_MS), (notch, kind), self.load * drift
         samples = self._points.get(key)
         if samples is None:
-            self._points[key] = deque([ms / self.load], maxlen=POINT_SAMPLES)
+            self._points[key] = deque([ms / load], maxlen=POINT_SAMPLES)
         else:
             came = self._last is None or notch != self._last[0]
             is_open = len(samples) < NEW_SAMPLES or key != self._last
             if came or (is_open and self._steady(key, ms)):
-                samples.append(ms / self.load)
+                samples.append(ms / load)
             self._ratios.append(ms / _lower_median(samples))
         self._took[key] = ms
         self._last = key

@@ -12,13 +12,13 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from headrace.engine import dials
 from headrace.engine.choices import Choice
-from headrace.engine.costs import OFTEN, TAIL_SAMPLES, Curve, Shares
+from headrace.engine.costs import FLOOR_MS, OFTEN, TAIL_SAMPLES, Curve, Shares
 from headrace.engine.pace import Pace
 from headrace.engine.step import frame_of
 from headrace.engine.stream import Stream
@@ -100,6 +100,7 @@ class Governor:
         self._probe, self._reach = PROBE, REACH
         self._late: deque[bool] = deque(maxlen=round(1 / OFTEN))
         self._in_a_row, self._gap, self._hopeless = 0, False, False
+        self._asked_last = self._standing = False
         self._ran = 0  # setting of the last step
         self._pace = Pace(target_ms, self._step_frames - 1)
         self._changes = 0
@@ -149,7 +150,7 @@ class Governor:
             self._pace.ended(ended, took_ms - self.target_ms if self._steps >= LOOK_STEPS else 0.0)
             if steps and self.report is not None:
                 self._count(kinds)
-                self._learn(setting, kinds[setting.vision], took_ms, self.report, fresh=why == "probe")
+                self._learn(setting, kinds[setting.vision], took_ms, self.report, fresh=why in {"probe", "last"})
                 self._note(frame, predicted, took_ms / self._step_frames, why)
             return events
 
@@ -238,18 +239,25 @@ class Governor:
             return "look"
         budget = MARGIN * self._pace.budget_ms / self._caution
         fitting = [i for i, ms in enumerate(costs) if ms <= budget]
+        self._asked_last = self._asked_last and not fitting
         best = fitting[0] if fitting else self._cheapest(costs)
         self._since += 1
+        if self._standing and self._steps - self._last_up > LASTED:
+            self._hold = HOLD
+        if not fitting and not self._asked_last:
+            self._asked_last = True
+            if self._now != len(self._settings) - 1:
+                return self._move(len(self._settings) - 1, "last")
         if costs[self._now] > budget and best != self._now:
             lasted = self._steps - self._last_up > LASTED
             self._hold = HOLD if lasted else min(2 * self._hold, HOLD_MOST)
             self._probe = PROBE if lasted else self._probe
-            self._better = 0
+            self._better, self._standing = 0, False
             return self._move(best, "over")
         if self._settings[best].loss < self._settings[self._now].loss and fitting:
             self._better += 1
             if self._better > self._hold:
-                self._last_up, self._probe = self._steps, PROBE
+                self._last_up, self._probe, self._standing = self._steps, PROBE, True
                 return self._move(best, "room")
         else:
             self._better = 0
@@ -314,8 +322,12 @@ class Governor:
         spent[REST] = max(0.0, took_ms - sum(spent.values()))
         fits = took_ms <= MARGIN * self.target_ms * self._step_frames
         self._probe = PROBE_SOON if fresh and fits else self._probe
+        drift = self._drift(notch, spent)
         for group, curve in self._curves.items():
-            (curve.tried if fresh and fits else curve.learn)(*notch[group], spent[group])
+            if fresh and fits:
+                curve.tried(*notch[group], spent[group])
+            else:
+                curve.learn(*notch[group], spent[group], drift)
         self._steps, self._ran = self._steps + 1, self._now
         self._lately.append(took_ms / self._step_frames)
         self._hopeless = self._steps > 1 and took_ms > HOPELESS * self.target_ms * self._step_frames
@@ -329,6 +341,14 @@ class Governor:
         if self._threads is not None:
             slow = max(self._curves[dials.VISION].load, self._curves[dials.DECODER].load)
             self._threads.look(self._now > 0, slow)
+
+    def _drift(self, at: Mapping[str, tuple[int, str]], spent: Mapping[str, float]) -> float:
+        """By how much this step was slower than typical where its dials stood still; 1 where that tells nothing.
+
+        The load that has just changed is why dials move: a cost first seen in that step would be wrong by that change.
+        """
+        known = {group: ms for group, curve in self._curves.items() if (ms := curve.typical(*at[group])) is not None}
+        return max(sum(spent[group] for group in known), FLOOR_MS) / sum(known.values()) if known else 1.0
 
     def _note(self, frame: Frame, predicted: float | None, took_ms: float, why: str) -> None:
         last = next((choice for choice in reversed(self.chose) if choice.why != "skip"), None)
