@@ -70,6 +70,8 @@ class Curve:
         samples = self._points.get(key)
         if samples is None:
             self._points[key] = deque([ms / load], maxlen=POINT_SAMPLES)
+            if drift != 1.0:
+                self._ratios.append(load)
         else:
             came = self._last is None or notch != self._last[0]
             is_open = len(samples) < NEW_SAMPLES or key != self._last
@@ -84,7 +86,7 @@ class Curve:
         before = self._took.get(key, 0.0)
         return ms < STEADY * before and before < STEADY * ms
 
-    def tried(self, notch: int, kind: str, ms: float) -> None:
+    def tried(self, notch: int, kind: str, ms: float, drift: float = 1.0) -> None:
         """Take in a step that was tried although it was predicted to take too long, and that fitted.
 
         Where it took far less than a typical step there, what was believed of the load was wrong: a cost learned in the
@@ -97,7 +99,7 @@ class Curve:
         if point is None or came is None or came[0] == notch or ms >= FAR_BELOW * typical:
             if came is not None and came[0] != notch:
                 self._points.pop((notch, kind), None)
-            self.learn(notch, kind, ms)
+            self.learn(notch, kind, ms, drift)
             return
         load = max(ms, FLOOR_MS) / _lower_median(point)
         for at, samples in self._points.items():

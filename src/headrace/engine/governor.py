@@ -39,7 +39,7 @@ HOLD, HOLD_MOST = 4, 64  # steps for which something better must fit before it i
 LASTED = 16  # steps after which a better setting has lasted
 PROBE, PROBE_MOST, PROBE_SOON = 64, 96, 16  # steps between tries of what seems too much; soon after one that fitted
 REACH, REACH_MORE, REACH_MOST = 2.0, 1.5, 4.0  # targets that a try may be predicted to take; more after none was made
-CHEAPER = 1.02  # times the cheapest cost of all counts as just as cheap
+CHEAPER = 1.15  # times the cheapest cost of all counts as just as cheap
 
 
 class Governor:
@@ -100,7 +100,8 @@ class Governor:
         self._probe, self._reach = PROBE, REACH
         self._late: deque[bool] = deque(maxlen=round(1 / OFTEN))
         self._in_a_row, self._gap, self._hopeless = 0, False, False
-        self._asked_last = self._standing = False
+        self._standing = False
+        self._seen: dict[int, dict[str, float]] = {}  # ms per frame by setting and kind of step since nothing fits
         self._ran = 0  # setting of the last step
         self._pace = Pace(target_ms, self._step_frames - 1)
         self._changes = 0
@@ -239,21 +240,18 @@ class Governor:
             return "look"
         budget = MARGIN * self._pace.budget_ms / self._caution
         fitting = [i for i, ms in enumerate(costs) if ms <= budget]
-        self._asked_last = self._asked_last and not fitting
+        if fitting:
+            self._seen.clear()
         best = fitting[0] if fitting else self._cheapest(costs)
         self._since += 1
         if self._standing and self._steps - self._last_up > LASTED:
             self._hold = HOLD
-        if not fitting and not self._asked_last:
-            self._asked_last = True
-            if self._now != len(self._settings) - 1:
-                return self._move(len(self._settings) - 1, "last")
         if costs[self._now] > budget and best != self._now:
             lasted = self._steps - self._last_up > LASTED
             self._hold = HOLD if lasted else min(2 * self._hold, HOLD_MOST)
             self._probe = PROBE if lasted else self._probe
             self._better, self._standing = 0, False
-            return self._move(best, "over")
+            return self._move(best, "over" if fitting or best in self._seen else "last")
         if self._settings[best].loss < self._settings[self._now].loss and fitting:
             self._better += 1
             if self._better > self._hold:
@@ -266,7 +264,14 @@ class Governor:
         return "stay"
 
     def _cheapest(self, costs: list[float]) -> int:
-        """The cheapest setting; of those that cost about the same the present one, or the one that leaves out most."""
+        """The cheapest setting where none seems to fit; of those about as cheap the present one, or one that leaves out most.
+
+        What was seen since nothing fits counts, not what is guessed; the setting that leaves out most is always seen.
+        """
+        last = len(costs) - 1
+        if last not in self._seen or max(self._seen[last].values()) <= self._pace.room_ms:
+            return last
+        costs = [max(self._seen[i].values()) if i in self._seen else ms for i, ms in enumerate(costs)]
         least = CHEAPER * min(costs)
         same = [i for i, ms in enumerate(costs) if ms <= least]
         return self._now if self._now in same else max(same, key=lambda i: self._settings[i].loss)
@@ -325,10 +330,12 @@ class Governor:
         drift = self._drift(notch, spent)
         for group, curve in self._curves.items():
             if fresh and fits:
-                curve.tried(*notch[group], spent[group])
+                curve.tried(*notch[group], spent[group], drift)
             else:
                 curve.learn(*notch[group], spent[group], drift)
         self._steps, self._ran = self._steps + 1, self._now
+        if kind in self._shares[setting.vision].counted or self._now not in self._seen:
+            self._seen.setdefault(self._now, {})[kind] = took_ms / self._step_frames
         self._lately.append(took_ms / self._step_frames)
         self._hopeless = self._steps > 1 and took_ms > HOPELESS * self.target_ms * self._step_frames
         if self._steps > LOOK_STEPS:
