@@ -38,6 +38,7 @@ CAUTION_UP, CAUTION_DOWN, CAUTION_MOST = 1.15, 0.993, 1.5  # after a second late
 HOLD, HOLD_MOST = 4, 64  # steps for which something better must fit before it is taken; doubles when it did not last
 LASTED = 16  # steps after which a better setting has lasted
 PROBE, PROBE_MOST, PROBE_SOON = 64, 96, 16  # steps between tries of what seems too much; soon after one that fitted
+IDLE = 0.7  # targets; where steps take less and none was late for PROBE steps, tries come soon, too
 REACH, REACH_MORE, REACH_MOST = 2.0, 1.5, 4.0  # targets that a try may be predicted to take; more after none was made
 CHEAPER = 1.15  # times the cheapest cost of all counts as just as cheap
 
@@ -100,7 +101,7 @@ class Governor:
         self._probe, self._reach = PROBE, REACH
         self._late: deque[bool] = deque(maxlen=round(1 / OFTEN))
         self._in_a_row, self._gap, self._hopeless = 0, False, False
-        self._standing = False
+        self._standing, self._calm = False, 0
         self._seen: dict[int, dict[str, float]] = {}  # ms per frame by setting and kind of step since nothing fits
         self._ran = 0  # setting of the last step
         self._pace = Pace(target_ms, self._step_frames - 1)
@@ -243,14 +244,14 @@ class Governor:
         if fitting:
             self._seen.clear()
         best = fitting[0] if fitting else self._cheapest(costs)
-        self._since += 1
+        self._since, self._calm = self._since + 1, self._calm + 1
         if self._standing and self._steps - self._last_up > LASTED:
             self._hold = HOLD
         if costs[self._now] > budget and best != self._now:
             lasted = self._steps - self._last_up > LASTED
             self._hold = HOLD if lasted else min(2 * self._hold, HOLD_MOST)
             self._probe = PROBE if lasted else self._probe
-            self._better, self._standing = 0, False
+            self._better, self._calm, self._standing = 0, 0, False
             return self._move(best, "over" if fitting or best in self._seen else "last")
         if self._settings[best].loss < self._settings[self._now].loss and fitting:
             self._better += 1
@@ -259,7 +260,8 @@ class Governor:
                 return self._move(best, "room")
         else:
             self._better = 0
-            if self._now and fitting and self._since >= self._probe:
+            idle = self._calm >= PROBE and self._recent_ms <= IDLE * self.target_ms
+            if self._now and fitting and self._since >= (PROBE_SOON if idle else self._probe):
                 return self._try(costs)
         return "stay"
 
@@ -281,11 +283,11 @@ class Governor:
         loss = self._settings[self._now].loss
         better = [i for i, setting in enumerate(self._settings) if setting.loss < loss]
         target = min(better, key=lambda i: costs[i], default=self._now)
-        self._since, self._probe = 0, min(2 * self._probe, PROBE_MOST)
+        self._since = 0
         if target == self._now or costs[target] > self._reach * self.target_ms:
             self._reach = min(REACH_MORE * self._reach, REACH_MOST)
             return "stay"
-        self._last_up, self._reach = self._steps, REACH
+        self._last_up, self._reach, self._probe = self._steps, REACH, min(2 * self._probe, PROBE_MOST)
         return self._move(target, "probe")
 
     def _move(self, setting: int, why: str) -> str:
@@ -300,8 +302,12 @@ class Governor:
         """
         if self._in_a_row >= self.max_skip or self._steps < LOOK_STEPS or self._now != self._ran:
             return False
-        lately = sorted(self._lately)[len(self._lately) // 2]  # one slow step is made good by the next ones
-        return self._pace.late and min(predicted_ms, lately) > self._pace.room_ms
+        return self._pace.late and min(predicted_ms, self._recent_ms) > self._pace.room_ms
+
+    @property
+    def _recent_ms(self) -> float:
+        """What a frame took lately; one slow step is made good by the next ones."""
+        return sorted(self._lately)[len(self._lately) // 2]
 
     def _skip(self, frame: Frame) -> list[Event]:
         self._in_a_row, self.skipped, self.report = self._in_a_row + 1, self.skipped + 1, None
@@ -327,6 +333,8 @@ class Governor:
         spent[REST] = max(0.0, took_ms - sum(spent.values()))
         fits = took_ms <= MARGIN * self.target_ms * self._step_frames
         self._probe = PROBE_SOON if fresh and fits else self._probe
+        if took_ms > self.target_ms * self._step_frames and kind in self._shares[setting.vision].counted:
+            self._calm = 0
         drift = self._drift(notch, spent)
         for group, curve in self._curves.items():
             if fresh and fits:
