@@ -34,6 +34,7 @@ class Curve:
         self._took: dict[tuple[int, str], float] = {}
         self._ratios: deque[float] = deque(maxlen=TAIL_SAMPLES)
         self._last: tuple[int, str] | None = None
+        self._predicted: dict[tuple[int, str], float | None] = {}  # until something is learned
 
     @property
     def load(self) -> float:
@@ -66,6 +67,7 @@ class Curve:
             ms: What it took.
             drift: By how much the load is known to have changed in this very step, from stages whose dials stood still.
         """
+        self._predicted.clear()
         ms, key, load = max(ms, FLOOR_MS), (notch, kind), self.load * drift
         samples = self._points.get(key)
         if samples is None:
@@ -94,6 +96,7 @@ class Curve:
         Then this step gives the load, and the point the dial came from takes under it what it took just now. Otherwise
         the step counts for more than all that was known of its point.
         """
+        self._predicted.clear()
         point, came = self._points.get((notch, kind)), self._last
         typical = 0.0 if point is None else _lower_median(point) * self.load
         if point is None or came is None or came[0] == notch or ms >= FAR_BELOW * typical:
@@ -111,12 +114,15 @@ class Curve:
 
     def predict(self, notch: int, kind: str) -> float | None:
         """Milliseconds a step will take when it is slow, or None before anything was learned."""
-        nominal = self._nominal(notch, kind)
-        if nominal is None:
-            others = {other for _, other in self._points}
-            known = [ms for other in others if (ms := self._nominal(notch, other)) is not None]
-            nominal = max(known, default=None)
-        return None if nominal is None else nominal * self.tail
+        key = (notch, kind)
+        if key not in self._predicted:
+            nominal = self._nominal(notch, kind)
+            if nominal is None:
+                others = {other for _, other in self._points}
+                known = [ms for other in others if (ms := self._nominal(notch, other)) is not None]
+                nominal = max(known, default=None)
+            self._predicted[key] = None if nominal is None else nominal * self.tail
+        return self._predicted[key]
 
     def _nominal(self, notch: int, kind: str) -> float | None:
         """The cost at a point: measured, in line with measured ones, or guessed with caution; None with nothing."""

@@ -103,6 +103,7 @@ class Governor:
         self._in_a_row, self._gap, self._hopeless = 0, False, False
         self._standing, self._calm = False, 0
         self._seen: dict[int, dict[str, float]] = {}  # ms per frame by setting and kind of step since nothing fits
+        self._most: dict[int, float] = {}  # ms per frame that a step has ever taken, by setting
         self._ran = 0  # setting of the last step
         self._pace = Pace(target_ms, self._step_frames - 1)
         self._changes = 0
@@ -266,7 +267,7 @@ class Governor:
         return "stay"
 
     def _cheapest(self, costs: list[float]) -> int:
-        """The cheapest setting where none seems to fit; of those about as cheap the present one, or one that leaves out most.
+        """The cheapest setting where none seems to fit; of about equal ones the present, or one that leaves out most.
 
         What was seen since nothing fits counts, not what is guessed; the setting that leaves out most is always seen.
         """
@@ -282,9 +283,12 @@ class Governor:
         """Go to the cheapest setting that is better than this one, though it seems too much: the guess may be wrong."""
         loss = self._settings[self._now].loss
         better = [i for i, setting in enumerate(self._settings) if setting.loss < loss]
+        most = self._reach * self.target_ms
         target = min(better, key=lambda i: costs[i], default=self._now)
+        if costs[target] > most:  # no such guess is believed where nothing of the kind was ever seen
+            target = min(better, key=lambda i: self._most.get(i, costs[i]), default=self._now)
         self._since = 0
-        if target == self._now or costs[target] > self._reach * self.target_ms:
+        if target == self._now or min(costs[target], self._most.get(target, math.inf)) > most:
             self._reach = min(REACH_MORE * self._reach, REACH_MOST)
             return "stay"
         self._last_up, self._reach, self._probe = self._steps, REACH, min(2 * self._probe, PROBE_MOST)
@@ -333,8 +337,6 @@ class Governor:
         spent[REST] = max(0.0, took_ms - sum(spent.values()))
         fits = took_ms <= MARGIN * self.target_ms * self._step_frames
         self._probe = PROBE_SOON if fresh and fits else self._probe
-        if took_ms > self.target_ms * self._step_frames and kind in self._shares[setting.vision].counted:
-            self._calm = 0
         drift = self._drift(notch, spent)
         for group, curve in self._curves.items():
             if fresh and fits:
@@ -342,6 +344,8 @@ class Governor:
             else:
                 curve.learn(*notch[group], spent[group], drift)
         self._steps, self._ran = self._steps + 1, self._now
+        if self._steps > 1:  # the first pays for what is set up once
+            self._most[self._now] = max(self._most.get(self._now, 0.0), took_ms / self._step_frames)
         if kind in self._shares[setting.vision].counted or self._now not in self._seen:
             self._seen.setdefault(self._now, {})[kind] = took_ms / self._step_frames
         self._lately.append(took_ms / self._step_frames)
@@ -353,6 +357,7 @@ class Governor:
             rise = CAUTION_UP if late and any(self._late) else CAUTION_DOWN
             self._caution = max(1.0, min(self._caution * rise, CAUTION_MOST))
             self._late.append(late)
+            self._calm = 0 if late else self._calm
         if self._threads is not None:
             slow = max(self._curves[dials.VISION].load, self._curves[dials.DECODER].load)
             self._threads.look(self._now > 0, slow)
