@@ -339,10 +339,7 @@ class Governor:
         self._probe = PROBE_SOON if fresh and fits else self._probe
         drift = self._drift(notch, spent)
         for group, curve in self._curves.items():
-            if fresh and fits:
-                curve.tried(*notch[group], spent[group], drift)
-            else:
-                curve.learn(*notch[group], spent[group], drift)
+            (curve.tried if fresh and fits else curve.learn)(*notch[group], spent[group], drift.get(group))
         self._steps, self._ran = self._steps + 1, self._now
         if self._steps > 1:  # the first pays for what is set up once
             self._most[self._now] = max(self._most.get(self._now, 0.0), took_ms / self._step_frames)
@@ -362,13 +359,16 @@ class Governor:
             slow = max(self._curves[dials.VISION].load, self._curves[dials.DECODER].load)
             self._threads.look(self._now > 0, slow)
 
-    def _drift(self, at: Mapping[str, tuple[int, str]], spent: Mapping[str, float]) -> float:
-        """By how much this step was slower than typical where its dials stood still; 1 where that tells nothing.
+    def _drift(self, at: Mapping[str, tuple[int, str]], spent: Mapping[str, float]) -> dict[str, float]:
+        """By how much the load changed in this step, for dials that have moved: told by the stages of those that stood.
 
         The load that has just changed is why dials move: a cost first seen in that step would be wrong by that change.
         """
-        known = {group: ms for group, curve in self._curves.items() if (ms := curve.typical(*at[group])) is not None}
-        return max(sum(spent[group] for group in known), FLOOR_MS) / sum(known.values()) if known else 1.0
+        stood = {group: ms for group, curve in self._curves.items() if (ms := curve.typical(*at[group])) is not None}
+        if not stood:
+            return {}
+        drift = max(sum(spent[group] for group in stood), FLOOR_MS) / sum(stood.values())
+        return {group: drift for group in self._curves if group not in stood}
 
     def _note(self, frame: Frame, predicted: float | None, took_ms: float, why: str) -> None:
         last = next((choice for choice in reversed(self.chose) if choice.why != "skip"), None)
