@@ -18,7 +18,7 @@ from typing import Any
 
 from headrace.engine import dials
 from headrace.engine.choices import Choice
-from headrace.engine.costs import FLOOR_MS, OFTEN, TAIL_SAMPLES, Curve, Shares
+from headrace.engine.costs import FLOOR_MS, OFTEN, STEADY, TAIL_SAMPLES, Curve, Shares
 from headrace.engine.pace import Pace
 from headrace.engine.step import frame_of
 from headrace.engine.stream import Stream
@@ -102,6 +102,7 @@ class Governor:
         self._late: deque[bool] = deque(maxlen=round(1 / OFTEN))
         self._in_a_row, self._gap, self._hopeless = 0, False, False
         self._standing, self._calm = False, 0
+        self._here: deque[tuple[str, float]] = deque(maxlen=TAIL_SAMPLES)  # kind and ms per frame since the last change
         self._seen: dict[int, dict[str, float]] = {}  # ms per frame by setting and kind of step since nothing fits
         self._most: dict[int, float] = {}  # ms per frame that a step has ever taken, by setting
         self._ran = 0  # setting of the last step
@@ -138,7 +139,7 @@ class Governor:
             self._pace.began(start)
             steps = len(self.stream.state.pending) + 1 >= self._step_frames
             kinds = [encoder.next_kind(self.stream.state.encoder) for encoder in self._encoders] if steps else []
-            costs = self._costs() if steps else None
+            costs = self._seen_here(self._costs()) if steps else None
             why = self._choose(costs) if costs else "look"
             predicted = costs[self._now] if costs else None
             if predicted is not None and self._must_skip(predicted):
@@ -227,6 +228,13 @@ class Governor:
         share = self._share / self._step_frames
         return [share * (vision[x.vision] + decoder[x.decoder] + rest) for x in self._settings]
 
+    def _seen_here(self, costs: list[float] | None) -> list[float] | None:
+        """The same, but at the present setting not far more than its latest steps took: no guess beats that."""
+        kinds = {kind for kind, _ in self._here}
+        if costs and len(self._here) >= LOOK_STEPS and self._shares[self._settings[self._now].vision].counted <= kinds:
+            costs[self._now] = min(costs[self._now], STEADY * max(ms for _, ms in self._here))
+        return costs
+
     @property
     def _share(self) -> float:
         """How much of the sum of slow stages the slowest of the latest steps took, at most all of it."""
@@ -296,6 +304,7 @@ class Governor:
 
     def _move(self, setting: int, why: str) -> str:
         self._now, self._since, self._better = setting, 0, 0
+        self._here.clear()
         self._changes += 1
         return why
 
@@ -345,6 +354,7 @@ class Governor:
             self._most[self._now] = max(self._most.get(self._now, 0.0), took_ms / self._step_frames)
         if kind in self._shares[setting.vision].counted or self._now not in self._seen:
             self._seen.setdefault(self._now, {})[kind] = took_ms / self._step_frames
+        self._here.append((kind, took_ms / self._step_frames))
         self._lately.append(took_ms / self._step_frames)
         self._hopeless = self._steps > 1 and took_ms > HOPELESS * self.target_ms * self._step_frames
         if self._steps > LOOK_STEPS:
