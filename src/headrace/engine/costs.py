@@ -34,6 +34,7 @@ class Curve:
         self._took: dict[tuple[int, str], float] = {}
         self._ratios: deque[float] = deque(maxlen=TAIL_SAMPLES)
         self._last: tuple[int, str] | None = None
+        self._predicted: dict[tuple[int, str], float | None] = {}  # until something is learned
 
     @property
     def load(self) -> float:
@@ -47,22 +48,37 @@ class Curve:
         ranked = sorted(self._ratios)
         return ranked[-2] if len(ranked) > 1 else ranked[-1] if ranked else 1.0
 
-    def learn(self, notch: int, kind: str, ms: float) -> None:
+    def typical(self, notch: int, kind: str) -> float | None:
+        """What a typical step like the last one takes by now; None where the dial has moved or nothing is known."""
+        samples = self._points.get((notch, kind))
+        stayed = self._last is not None and self._last[0] == notch
+        return _lower_median(samples) * self.load if samples is not None and stayed else None
+
+    def learn(self, notch: int, kind: str, ms: float, drift: float | None = None) -> None:
         """Take in what a step took.
 
         A step at a new point gives the point its nominal cost under the present load; a step at a known point gives
         the load. A known point is only corrected when the dial has just come to it, or where kinds of steps take turns
         under a steady load: staying at a point says nothing on how points compare.
+
+        Args:
+            notch: Where the dial stood.
+            kind: Of the step.
+            ms: What it took.
+            drift: By how much the load changed in this very step, told by stages whose dials stood; None: unknown.
         """
-        ms, key = max(ms, FLOOR_MS), (notch, kind)
+        self._predicted.clear()
+        ms, key, load = max(ms, FLOOR_MS), (notch, kind), self.load * (drift or 1.0)
         samples = self._points.get(key)
         if samples is None:
-            self._points[key] = deque([ms / self.load], maxlen=POINT_SAMPLES)
+            self._points[key] = deque([ms / load], maxlen=POINT_SAMPLES)
+            if drift is not None:
+                self._ratios.append(load)
         else:
             came = self._last is None or notch != self._last[0]
             is_open = len(samples) < NEW_SAMPLES or key != self._last
             if came or (is_open and self._steady(key, ms)):
-                samples.append(ms / self.load)
+                samples.append(ms / load)
             self._ratios.append(ms / _lower_median(samples))
         self._took[key] = ms
         self._last = key
@@ -72,7 +88,7 @@ class Curve:
         before = self._took.get(key, 0.0)
         return ms < STEADY * before and before < STEADY * ms
 
-    def tried(self, notch: int, kind: str, ms: float) -> None:
+    def tried(self, notch: int, kind: str, ms: float, drift: float | None = None) -> None:
         """Take in a step that was tried although it was predicted to take too long, and that fitted.
 
         Where it took far less than a typical step there, what was believed of the load was wrong: a cost learned in the
@@ -80,12 +96,13 @@ class Curve:
         Then this step gives the load, and the point the dial came from takes under it what it took just now. Otherwise
         the step counts for more than all that was known of its point.
         """
+        self._predicted.clear()
         point, came = self._points.get((notch, kind)), self._last
         typical = 0.0 if point is None else _lower_median(point) * self.load
         if point is None or came is None or came[0] == notch or ms >= FAR_BELOW * typical:
             if came is not None and came[0] != notch:
                 self._points.pop((notch, kind), None)
-            self.learn(notch, kind, ms)
+            self.learn(notch, kind, ms, drift)
             return
         load = max(ms, FLOOR_MS) / _lower_median(point)
         for at, samples in self._points.items():
@@ -97,12 +114,15 @@ class Curve:
 
     def predict(self, notch: int, kind: str) -> float | None:
         """Milliseconds a step will take when it is slow, or None before anything was learned."""
-        nominal = self._nominal(notch, kind)
-        if nominal is None:
-            others = {other for _, other in self._points}
-            known = [ms for other in others if (ms := self._nominal(notch, other)) is not None]
-            nominal = max(known, default=None)
-        return None if nominal is None else nominal * self.tail
+        key = (notch, kind)
+        if key not in self._predicted:
+            nominal = self._nominal(notch, kind)
+            if nominal is None:
+                others = {other for _, other in self._points}
+                known = [ms for other in others if (ms := self._nominal(notch, other)) is not None]
+                nominal = max(known, default=None)
+            self._predicted[key] = None if nominal is None else nominal * self.tail
+        return self._predicted[key]
 
     def _nominal(self, notch: int, kind: str) -> float | None:
         """The cost at a point: measured, in line with measured ones, or guessed with caution; None with nothing."""

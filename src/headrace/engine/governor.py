@@ -12,13 +12,13 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from headrace.engine import dials
 from headrace.engine.choices import Choice
-from headrace.engine.costs import OFTEN, TAIL_SAMPLES, Curve, Shares
+from headrace.engine.costs import FLOOR_MS, OFTEN, STEADY, TAIL_SAMPLES, Curve, Shares
 from headrace.engine.pace import Pace
 from headrace.engine.step import frame_of
 from headrace.engine.stream import Stream
@@ -38,8 +38,9 @@ CAUTION_UP, CAUTION_DOWN, CAUTION_MOST = 1.15, 0.993, 1.5  # after a second late
 HOLD, HOLD_MOST = 4, 64  # steps for which something better must fit before it is taken; doubles when it did not last
 LASTED = 16  # steps after which a better setting has lasted
 PROBE, PROBE_MOST, PROBE_SOON = 64, 96, 16  # steps between tries of what seems too much; soon after one that fitted
+IDLE = 0.7  # targets; where steps take less and none was late for PROBE steps, tries come soon, too
 REACH, REACH_MORE, REACH_MOST = 2.0, 1.5, 4.0  # targets that a try may be predicted to take; more after none was made
-CHEAPER = 1.02  # times the cheapest cost of all counts as just as cheap
+CHEAPER = 1.15  # times the cheapest cost of all counts as just as cheap
 
 
 class Governor:
@@ -100,6 +101,10 @@ class Governor:
         self._probe, self._reach = PROBE, REACH
         self._late: deque[bool] = deque(maxlen=round(1 / OFTEN))
         self._in_a_row, self._gap, self._hopeless = 0, False, False
+        self._standing, self._calm = False, 0
+        self._here: deque[tuple[str, float]] = deque(maxlen=TAIL_SAMPLES)  # kind and ms per frame since the last change
+        self._seen: dict[int, dict[str, float]] = {}  # ms per frame by setting and kind of step since nothing fits
+        self._most: dict[int, float] = {}  # ms per frame that a step has ever taken, by setting
         self._ran = 0  # setting of the last step
         self._pace = Pace(target_ms, self._step_frames - 1)
         self._changes = 0
@@ -134,7 +139,7 @@ class Governor:
             self._pace.began(start)
             steps = len(self.stream.state.pending) + 1 >= self._step_frames
             kinds = [encoder.next_kind(self.stream.state.encoder) for encoder in self._encoders] if steps else []
-            costs = self._costs() if steps else None
+            costs = self._seen_here(self._costs()) if steps else None
             why = self._choose(costs) if costs else "look"
             predicted = costs[self._now] if costs else None
             if predicted is not None and self._must_skip(predicted):
@@ -149,7 +154,7 @@ class Governor:
             self._pace.ended(ended, took_ms - self.target_ms if self._steps >= LOOK_STEPS else 0.0)
             if steps and self.report is not None:
                 self._count(kinds)
-                self._learn(setting, kinds[setting.vision], took_ms, self.report, fresh=why == "probe")
+                self._learn(setting, kinds[setting.vision], took_ms, self.report, fresh=why in {"probe", "last"})
                 self._note(frame, predicted, took_ms / self._step_frames, why)
             return events
 
@@ -223,6 +228,13 @@ class Governor:
         share = self._share / self._step_frames
         return [share * (vision[x.vision] + decoder[x.decoder] + rest) for x in self._settings]
 
+    def _seen_here(self, costs: list[float] | None) -> list[float] | None:
+        """The same, but at the present setting not far more than its latest steps took: no guess beats that."""
+        kinds = {kind for kind, _ in self._here}
+        if costs and len(self._here) >= LOOK_STEPS and self._shares[self._settings[self._now].vision].counted <= kinds:
+            costs[self._now] = min(costs[self._now], STEADY * max(ms for _, ms in self._here))
+        return costs
+
     @property
     def _share(self) -> float:
         """How much of the sum of slow stages the slowest of the latest steps took, at most all of it."""
@@ -238,27 +250,39 @@ class Governor:
             return "look"
         budget = MARGIN * self._pace.budget_ms / self._caution
         fitting = [i for i, ms in enumerate(costs) if ms <= budget]
+        if fitting:
+            self._seen.clear()
         best = fitting[0] if fitting else self._cheapest(costs)
-        self._since += 1
+        self._since, self._calm = self._since + 1, self._calm + 1
+        if self._standing and self._steps - self._last_up > LASTED:
+            self._hold = HOLD
         if costs[self._now] > budget and best != self._now:
             lasted = self._steps - self._last_up > LASTED
             self._hold = HOLD if lasted else min(2 * self._hold, HOLD_MOST)
             self._probe = PROBE if lasted else self._probe
-            self._better = 0
-            return self._move(best, "over")
+            self._better, self._calm, self._standing = 0, 0, False
+            return self._move(best, "over" if fitting or best in self._seen else "last")
         if self._settings[best].loss < self._settings[self._now].loss and fitting:
             self._better += 1
             if self._better > self._hold:
-                self._last_up, self._probe = self._steps, PROBE
+                self._last_up, self._probe, self._standing = self._steps, PROBE, True
                 return self._move(best, "room")
         else:
             self._better = 0
-            if self._now and fitting and self._since >= self._probe:
+            idle = self._calm >= PROBE and self._recent_ms <= IDLE * self.target_ms
+            if self._now and fitting and self._since >= (PROBE_SOON if idle else self._probe):
                 return self._try(costs)
         return "stay"
 
     def _cheapest(self, costs: list[float]) -> int:
-        """The cheapest setting; of those that cost about the same the present one, or the one that leaves out most."""
+        """The cheapest setting where none seems to fit; of about equal ones the present, or one that leaves out most.
+
+        What was seen since nothing fits counts, not what is guessed; the setting that leaves out most is always seen.
+        """
+        last = len(costs) - 1
+        if last not in self._seen or max(self._seen[last].values()) <= self._pace.room_ms:
+            return last
+        costs = [max(self._seen[i].values()) if i in self._seen else ms for i, ms in enumerate(costs)]
         least = CHEAPER * min(costs)
         same = [i for i, ms in enumerate(costs) if ms <= least]
         return self._now if self._now in same else max(same, key=lambda i: self._settings[i].loss)
@@ -267,16 +291,20 @@ class Governor:
         """Go to the cheapest setting that is better than this one, though it seems too much: the guess may be wrong."""
         loss = self._settings[self._now].loss
         better = [i for i, setting in enumerate(self._settings) if setting.loss < loss]
+        most = self._reach * self.target_ms
         target = min(better, key=lambda i: costs[i], default=self._now)
-        self._since, self._probe = 0, min(2 * self._probe, PROBE_MOST)
-        if target == self._now or costs[target] > self._reach * self.target_ms:
+        if costs[target] > most:  # no such guess is believed where nothing of the kind was ever seen
+            target = min(better, key=lambda i: self._most.get(i, costs[i]), default=self._now)
+        self._since = 0
+        if target == self._now or min(costs[target], self._most.get(target, math.inf)) > most:
             self._reach = min(REACH_MORE * self._reach, REACH_MOST)
             return "stay"
-        self._last_up, self._reach = self._steps, REACH
+        self._last_up, self._reach, self._probe = self._steps, REACH, min(2 * self._probe, PROBE_MOST)
         return self._move(target, "probe")
 
     def _move(self, setting: int, why: str) -> str:
         self._now, self._since, self._better = setting, 0, 0
+        self._here.clear()
         self._changes += 1
         return why
 
@@ -287,8 +315,12 @@ class Governor:
         """
         if self._in_a_row >= self.max_skip or self._steps < LOOK_STEPS or self._now != self._ran:
             return False
-        lately = sorted(self._lately)[len(self._lately) // 2]  # one slow step is made good by the next ones
-        return self._pace.late and min(predicted_ms, lately) > self._pace.room_ms
+        return self._pace.late and min(predicted_ms, self._recent_ms) > self._pace.room_ms
+
+    @property
+    def _recent_ms(self) -> float:
+        """What a frame took lately; one slow step is made good by the next ones."""
+        return sorted(self._lately)[len(self._lately) // 2]
 
     def _skip(self, frame: Frame) -> list[Event]:
         self._in_a_row, self.skipped, self.report = self._in_a_row + 1, self.skipped + 1, None
@@ -314,9 +346,15 @@ class Governor:
         spent[REST] = max(0.0, took_ms - sum(spent.values()))
         fits = took_ms <= MARGIN * self.target_ms * self._step_frames
         self._probe = PROBE_SOON if fresh and fits else self._probe
+        drift = self._drift(notch, spent)
         for group, curve in self._curves.items():
-            (curve.tried if fresh and fits else curve.learn)(*notch[group], spent[group])
+            (curve.tried if fresh and fits else curve.learn)(*notch[group], spent[group], drift.get(group))
         self._steps, self._ran = self._steps + 1, self._now
+        if self._steps > 1:  # the first pays for what is set up once
+            self._most[self._now] = max(self._most.get(self._now, 0.0), took_ms / self._step_frames)
+        if kind in self._shares[setting.vision].counted or self._now not in self._seen:
+            self._seen.setdefault(self._now, {})[kind] = took_ms / self._step_frames
+        self._here.append((kind, took_ms / self._step_frames))
         self._lately.append(took_ms / self._step_frames)
         self._hopeless = self._steps > 1 and took_ms > HOPELESS * self.target_ms * self._step_frames
         if self._steps > LOOK_STEPS:
@@ -326,9 +364,21 @@ class Governor:
             rise = CAUTION_UP if late and any(self._late) else CAUTION_DOWN
             self._caution = max(1.0, min(self._caution * rise, CAUTION_MOST))
             self._late.append(late)
+            self._calm = 0 if late else self._calm
         if self._threads is not None:
             slow = max(self._curves[dials.VISION].load, self._curves[dials.DECODER].load)
             self._threads.look(self._now > 0, slow)
+
+    def _drift(self, at: Mapping[str, tuple[int, str]], spent: Mapping[str, float]) -> dict[str, float]:
+        """By how much the load changed in this step, for dials that have moved: told by the stages of those that stood.
+
+        The load that has just changed is why dials move: a cost first seen in that step would be wrong by that change.
+        """
+        stood = {group: ms for group, curve in self._curves.items() if (ms := curve.typical(*at[group])) is not None}
+        if not stood:
+            return {}
+        drift = max(sum(spent[group] for group in stood), FLOOR_MS) / sum(stood.values())
+        return {group: drift for group in self._curves if group not in stood}
 
     def _note(self, frame: Frame, predicted: float | None, took_ms: float, why: str) -> None:
         last = next((choice for choice in reversed(self.chose) if choice.why != "skip"), None)
