@@ -222,6 +222,29 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path):
         Disk(tmp_path / "file")
 
 
+def test_a_block_is_checked_once_in_every_place(tmp_path: Path):
+    """What is broken is found wherever it lies; what was found whole is not read again."""
+    offsets, disk = (torch.arange(4), torch.tensor([0, 0])), Disk(tmp_path)
+    good = sealed(0, 4)
+    broken = Sealed(0, good.notes, offsets, (torch.zeros(48),), (HEADS, WIDTH), torch.float32)
+    for _ in range(2):
+        with pytest.raises(AssertionError, match="rows do not ascend"):
+            broken.check()
+    good.check()
+    assert good.file(disk)
+    good.check()
+    (path,) = disk.folder.glob("*.kv")
+    path.unlink()
+    good.check()
+    other = sealed(4, 4)
+    other.check()
+    assert other.file(disk)
+    (path,) = disk.folder.glob("*.kv")
+    path.unlink()
+    with pytest.raises(ValueError, match="cannot be read back"):
+        other.check()
+
+
 def test_a_file_that_is_gone_or_cut_is_named(tmp_path: Path):
     disk = Disk(tmp_path)
     shelf, _ = filled(1, disk).settled(Limits(3, 0), 12)

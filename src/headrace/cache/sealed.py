@@ -81,6 +81,7 @@ class Sealed:
 
     __slots__ = (
         "__weakref__",
+        "_checked",
         "_file",
         "_held",
         "_key",
@@ -116,6 +117,7 @@ class Sealed:
         self._file: File | None = None
         self._narrow: Sealed | None = None
         self._key = ""
+        self._checked = False
         self._starts = [0]
         for x in offsets:
             self._starts.append(self._starts[-1] + 2 * heads[0] * heads[1] * x.shape[0])
@@ -225,7 +227,7 @@ class Sealed:
         if (file := disk.write(self._held.parts, freed)) is None:
             return False
         self._file, self.filed_bytes = file, file.num_bytes
-        self._held, self.held_bytes = None, self._notes_bytes()
+        self._held, self.held_bytes, self._checked = None, self._notes_bytes(), False
         return True
 
     def lower(self) -> None:
@@ -235,7 +237,7 @@ class Sealed:
         parts = [torch.empty(x.shape, dtype=x.dtype, pin_memory=True) for x in self._held.parts]
         for host, x in zip(parts, self._held.parts, strict=True):
             host.copy_(x)
-        self._held = Held(tuple(parts))
+        self._held, self._checked = Held(tuple(parts)), False
 
     def narrowed(self) -> Sealed:
         """The same block in 8 bits; made once, so that forks share it."""
@@ -268,7 +270,9 @@ class Sealed:
         return self
 
     def check(self) -> None:
-        """Assert that it is whole."""
+        """Assert that it is whole: once where it lies, since nothing of it changes there."""
+        if self._checked:
+            return
         parts = self.open().parts
         assert parts[0].numel() == self._starts[-1], "a block's keys and values do not fit its rows"
         num = sum(self.heads[0] * (self.heads[1] + len(x)) for x in self.offsets)
@@ -276,6 +280,7 @@ class Sealed:
         for offsets in self.offsets:
             assert bool((offsets.diff() > 0).all()), "a block's rows do not ascend"
             assert not len(offsets) or (int(offsets[0]) >= 0 and int(offsets[-1]) < len(self)), "a row is unknown"
+        self._checked = True
 
     def pack(self) -> dict[str, Any]:
         """Turn into a tree; all of its rows are written for good."""
