@@ -57,11 +57,12 @@ class Disk:
 
     Args:
         folder: Where the stream's own folder is made; made if it is missing.
-        limit_bytes: Most bytes of all files, None for no limit.
+        limit_bytes: Most bytes a stream may have there, None for no limit; its ``Shelf`` keeps to it. Forks count
+            apart, so that none decides what another forgets.
 
     Attributes:
+        limit_bytes: As above.
         num_bytes: Bytes of all files.
-        refused: The last write failed for another reason than the limit.
 
     Raises:
         ValueError: The folder cannot be written to.
@@ -77,28 +78,17 @@ class Disk:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ValueError(f"disk: {root} cannot be written to ({error.strerror})") from None
-        self._limit_bytes = limit_bytes
+        self.limit_bytes = limit_bytes
         self._lock = threading.Lock()
         self._count = 0
         self._warned = False
-        self.refused = False
         self.num_bytes = 0
         self._end = weakref.finalize(self, _close, self.folder, self._lock_file)
 
-    def write(self, tensors: Sequence[Tensor], freed: int = 0) -> File | None:
-        """Write tensors to a new file.
-
-        Args:
-            tensors: What to write.
-            freed: Bytes that are about to be given up, and do not count.
-
-        Returns:
-            The file; None where the limit forbids it, or the disk (then ``refused`` is true, and it is said once).
-        """
+    def write(self, tensors: Sequence[Tensor]) -> File | None:
+        """Write tensors to a new file; None where that fails, which is said once."""
         num_bytes = sum(x.numel() * x.itemsize for x in tensors)
         with self._lock:
-            if self._limit_bytes is not None and self.num_bytes - freed + num_bytes > self._limit_bytes:
-                return None
             self._count += 1
             path = self.folder / f"{self._count}.kv"
             self.num_bytes += num_bytes
@@ -107,11 +97,9 @@ class Disk:
                 for x in tensors:
                     file.write(x.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         except OSError as error:
-            self.refused = True
             self._say(error)
             self.remove(path, num_bytes)
             return None
-        self.refused = False
         return File(self, path, tensors)
 
     def remove(self, path: Path, num_bytes: int) -> None:

@@ -15,7 +15,7 @@ from headrace.cache.sealed import Held
 from headrace.cache.shelf import FIRST, HIGH, LOW, STOP, Shelf
 from headrace.cache.windowed import WindowContext
 from headrace.ops.rope import cos_sin, rotate
-from headrace.types import Attention, ModelSpec
+from headrace.types import Attention, ModelSpec, Span
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,3 +125,7 @@ class RecallContext(AskContext, WindowContext):
     def found(self, layer: int) -> Found:
         """What was looked up for a layer; the question has run through it."""
         return self._layouts[layer].found
+
+    def finish(self) -> Span:
+        """Hand over the rows of the tail, and what was looked up."""
+        return self._with_trace(self._looked(self._library.shelf))

@@ -77,6 +77,11 @@ class Sealed:
             in 8 bits: the flat codes, and the flat scales, per layer (G, D) for keys and (G, R_l) for values.
         heads: G and D.
         dtype: Type of keys and values.
+
+    Attributes:
+        num_bytes: Bytes of its keys and values, wherever they lie.
+        held_bytes: Bytes of it in memory.
+        filed_bytes: Bytes of it in its file.
     """
 
     __slots__ = (
@@ -95,6 +100,7 @@ class Sealed:
         "held_bytes",
         "is_narrow",
         "notes",
+        "num_bytes",
         "offsets",
     )
 
@@ -122,8 +128,9 @@ class Sealed:
         for x in offsets:
             self._starts.append(self._starts[-1] + 2 * heads[0] * heads[1] * x.shape[0])
         self.is_narrow = len(parts) == 2
+        self.num_bytes = sum(x.numel() * x.itemsize for x in parts)
         self.filed_bytes = 0
-        self.held_bytes = sum(x.numel() * x.itemsize for x in parts) + self._notes_bytes()
+        self.held_bytes = self.num_bytes + self._notes_bytes()
 
     def _notes_bytes(self) -> int:
         return self.notes.num_bytes() + sum(x.numel() * 8 for x in {id(x): x for x in self.offsets}.values())
@@ -215,16 +222,11 @@ class Sealed:
         """It does not lie on an accelerator."""
         return self._held is None or self._held.parts[0].device.type == "cpu"
 
-    def file(self, disk: Disk, freed: int = 0) -> bool:
-        """Move it to a file, for all its holders; False where the disk does not take it.
-
-        Args:
-            disk: Where to.
-            freed: Bytes on the disk that are about to be given up.
-        """
+    def file(self, disk: Disk) -> bool:
+        """Move it to a file, for all its holders; False where the disk does not take it."""
         if self._held is None:
             return True
-        if (file := disk.write(self._held.parts, freed)) is None:
+        if (file := disk.write(self._held.parts)) is None:
             return False
         self._file, self.filed_bytes = file, file.num_bytes
         self._held, self.held_bytes, self._checked = None, self._notes_bytes(), False

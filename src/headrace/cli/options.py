@@ -71,7 +71,7 @@ Disk = Annotated[
     ),
 ]
 DiskMb = Annotated[
-    float | None, typer.Option(help="Most MiB in --disk; beyond it the oldest blocks go.", rich_help_panel=STREAM)
+    float | None, typer.Option(help="Most MiB in --disk; beyond it the least useful blocks go.", rich_help_panel=STREAM)
 ]
 TargetMs = Annotated[
     float | None,

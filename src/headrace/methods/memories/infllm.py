@@ -175,7 +175,7 @@ class InfLLM(Method):
         state.ends, state.talking = fences.ends, fences.talking
         state.window.evict_before(state.cut)
         limits = Limits(self.max_blocks, self.ram_blocks, self.narrow)
-        state.shelf, gone = state.shelf.settled(limits, state.cut)
+        state.shelf, gone = state.shelf.looked_up(trace.looked).settled(limits, state.cut)
         if len(gone):
             state.index = state.index.drop(gone)
         return state
@@ -211,7 +211,7 @@ class InfLLM(Method):
         most = self._most_rows(spec)
         rows = self.window + 3 * most + 2 * 4096 + (spec.prefix_rows if self.sinks is None else self.sinks) + 64
         row = spec.row_bytes * 3 // 2 + 8 * spec.layers + 21 + 8 * spec.position_rows + 4 * spec.layers * spec.heads
-        notes = most * (8 * spec.layers + 25 + 8 * spec.position_rows) + 56
+        notes = most * (8 * spec.layers + 25 + 8 * spec.position_rows) + 64
         held = self.max_blocks if self.ram_blocks is None else min(self.ram_blocks, self.max_blocks)
         vector = spec.layers * spec.heads * spec.head_dim * 4
         blocks = held * most * spec.row_bytes + self.max_blocks * notes

@@ -141,7 +141,7 @@ class ReKV(Method):
             state.index = state.retriever.add(state.index, state.shelf.next_id, block, embeds)
             state.shelf = state.shelf.add(block)
         limits = Limits(self.max_blocks, self.ram_blocks, self.narrow)
-        state.shelf, gone = state.shelf.settled(limits, state.window.table.first)
+        state.shelf, gone = state.shelf.looked_up(span.trace or ()).settled(limits, state.window.table.first)
         if len(gone):
             state.index = state.retriever.drop(state.index, gone)
         return state
@@ -161,7 +161,7 @@ class ReKV(Method):
         table = (2 * 4096 + rows) * (21 + 8 * spec.position_rows)
         near = rows * (spec.row_bytes * 3 // 2 + 8 * spec.layers) + table
         per_block = spec.grid[0] * spec.grid[1] + MARGIN
-        notes = per_block * (8 * spec.layers + 25 + 8 * spec.position_rows) + 56
+        notes = per_block * (8 * spec.layers + 25 + 8 * spec.position_rows) + 64
         held = self.max_blocks if self.ram_blocks is None else min(self.ram_blocks, self.max_blocks)
         vector = max(spec.layers * spec.kv_heads * spec.head_dim, spec.dim) * 4
         blocks = held * per_block * spec.row_bytes + self.max_blocks * notes
