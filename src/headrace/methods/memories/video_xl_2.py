@@ -303,9 +303,9 @@ class VideoXL2(Method):
                 return state
             span = span.cut(prefix, len(span.segment))
         first, seg = state.window.table.stop, span.segment
-        spec, before = state.window.spec, state.count
+        spec = state.window.spec
         state.window.append(span)
-        state.starts, state.count, sees = _blocks(seg, first, state.starts, before, self)
+        state.starts, state.count, sees = _blocks(seg, first, state.starts, state.count, self)
         numbers = []
         for start, stop in cut_blocks(seg, 0, spec.grid[0] * spec.grid[1] + MARGIN):
             block = Sealed.seal(span.layers, seg, start, stop, first)
@@ -314,9 +314,8 @@ class VideoXL2(Method):
             numbers.append(_number(state.starts, first + start))
         state.numbers = torch.cat((state.numbers, torch.tensor(numbers, dtype=torch.int64)))
         self._leave(state, int(sees[-1]))
-        shelf, gone = state.shelf.looked_up(span.trace or ()).settled(
-            Limits(self.max_blocks, self.ram_blocks), state.window.table.first
-        )
+        limits, looked = Limits(self.max_blocks, self.ram_blocks), span.trace or ()
+        shelf, gone = state.shelf.looked_up(looked).settled(limits, state.window.table.first)
         if len(gone):
             state.numbers = state.numbers[~torch.isin(state.shelf.ids, gone)]
             state.index = state.retriever.drop(state.index, gone)
