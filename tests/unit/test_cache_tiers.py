@@ -1,10 +1,9 @@
-"""Sealed blocks: shared by forks, moved to disk and back unchanged, gone with their last holder, least useful first."""
+"""Sealed blocks: shared by forks, moved to disk and back unchanged, gone with their last holder."""
 
 from __future__ import annotations
 
 import json
 import logging
-import math
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from safetensors.torch import load, save
 
 from headrace.cache import Disk, KVCache, Limits, Sealed, Shelf, VectorIndex, cut_blocks
 from headrace.cache.disk import LOCK
-from headrace.cache.uses import HALVES, Looked
+from headrace.cache.sealed import Held
 from headrace.engine.state import pack, same, unpack
 from headrace.ops.narrow import narrow, widen
 from headrace.types import Span
@@ -259,57 +258,25 @@ def test_a_file_that_is_gone_or_cut_is_named(tmp_path: Path):
         shelf.blocks[0].layer(0)
 
 
-def look(shelf: Shelf, shares: dict[int, float]) -> Shelf:
-    """Look blocks up; names that are gone may be among them."""
-    names = sorted(shares)
-    share = torch.tensor([shares[name] for name in names], dtype=torch.float64)
-    return shelf.looked_up([Looked(shelf.next_id, torch.tensor(names, dtype=torch.int64), share)])
-
-
-@settings(max_examples=8)
-@given(room=st.integers(1, 4), held=st.integers(0, 2), data=st.data())
-def test_a_full_disk_loses_the_least_useful(room: int, held: int, data: Any):
-    """Against a list of names and a list of look-ups per block; saved and loaded on the way, which changes nothing."""
-    size = 4 * LAYERS * HEADS * WIDTH * 2 * 4
-    with tempfile.TemporaryDirectory() as folder:
-        disk, uses = Disk(folder, limit_bytes=room * size), dict[int, list[tuple[int, float]]]()
-        shelf, left, on_disk = Shelf(disk=disk), list[int](), list[int]()
-        for name in range(10):
-            shares = data.draw(st.dictionaries(st.integers(0, max(name - 1, 0)), st.sampled_from([0.25, 1.0])))
-            shelf = look(shelf, shares) if name else shelf
-            for other, share in shares.items() if name else ():
-                uses[other].append((name, share))
-            shelf, gone = shelf.add(sealed(4 * name, 4)).settled(Limits(100, held), 4 * name + 4)
-            uses[name], worth = [(name, 1.0)], dict[int, float]()
-            for other, looks in uses.items():
-                worth[other] = sum(share * 2 ** (clock / HALVES) for clock, share in looks)
-            left.append(name)
-            on_disk += [x for x in left[: len(left) - held] if x not in on_disk]
-            out = [min(on_disk, key=lambda x: worth[x])] if len(on_disk) > room else []
-            left, on_disk = ([x for x in names if x not in out] for names in (left, on_disk))
-            assert (gone.tolist(), shelf.ids.tolist()) == (out, left)
-            got = dict(zip(left, shelf.worth.tolist(), strict=True))
-            assert all(math.isclose(got[x], math.log2(worth[x]), abs_tol=1e-12) for x in left)
-            if name == 6:
-                before, tensors = shelf, dict[str, torch.Tensor]()
-                tree = pack(shelf, tensors)
-                shelf = replace(unpack(json.loads(json.dumps(tree)), tensors, spec()), disk=disk)
-                assert torch.equal(shelf.worth, before.worth)
-                del before
-                shelf, gone = shelf.settled(Limits(100, held), 28)
-                assert not len(gone)
-        del shelf, disk
-
-
-def test_a_shelf_that_was_saved_before_uses_were_counted():
-    """Its blocks count from their names, so that the oldest are the least useful, as they were then."""
-    shelf = look(filled(4), {1: 1.0})
-    tree = shelf.pack()
-    del tree["worth"]
-    again = Shelf.unpack(tree, spec())
-    again.check()
-    assert again.worth.tolist() == [x / HALVES for x in range(4)]
-    assert shelf.worth.argsort().tolist() == [0, 2, 3, 1]
+@pytest.mark.parametrize("small", [False, True], ids=["whole", "8 bits"])
+def test_what_is_read_ahead_is_what_a_layer_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: bool):
+    """With everything else in the file overwritten, the layer reads as before, and the other one does not."""
+    disk, wanted = Disk(tmp_path), list[tuple[int, int]]()
+    block = sealed(0, 5, lost=2).narrowed() if small else sealed(0, 5, lost=2)
+    before = [[x.clone() for x in block.layer(layer)] for layer in range(LAYERS)]
+    assert block.file(disk)
+    (path,) = disk.folder.glob("*.kv")
+    data = path.read_bytes()
+    monkeypatch.setattr(Held, "ahead", lambda self, start, stop: wanted.append((start, stop)))
+    for layer in range(LAYERS):
+        wanted.clear()
+        block.fetch(layer)
+        inside = {at for start, stop in wanted for at in range(start, stop)}
+        path.write_bytes(bytes(x if at in inside else 0 for at, x in enumerate(data)))
+        assert len(inside) < len(data)
+        assert all(torch.equal(a, b) for a, b in zip(block.layer(layer), before[layer], strict=True))
+        assert not torch.equal(block.layer(1 - layer)[0], before[1 - layer][0])
+        path.write_bytes(data)
 
 
 @given(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import mmap
 import os
 import shutil
 import tempfile
@@ -33,23 +34,31 @@ class File:
         self._shapes = [(x.dtype, x.numel()) for x in tensors]
         self._gone = weakref.finalize(self, disk.remove, path, self.num_bytes)
 
-    def open(self) -> tuple[Tensor, ...]:
-        """Map the file into memory: flat tensors whose pages are read when they are touched.
+    def open(self) -> tuple[tuple[Tensor, ...], mmap.mmap]:
+        """Map the file into memory: flat tensors whose pages are read when they are touched, and only those.
+
+        A question wants a few layers of many files. What a system reads ahead by itself would be most of all files.
+
+        Returns:
+            The tensors, and the mapping, which can be told what will be wanted.
 
         Raises:
             ValueError: The file is no longer there, or shorter than it was.
         """
         try:
-            whole = torch.from_file(str(self.path), shared=False, size=self.num_bytes, dtype=torch.uint8)
-        except RuntimeError as error:
-            why = str(error).splitlines()[0]
+            with self.path.open("rb") as file:
+                mapped = mmap.mmap(file.fileno(), self.num_bytes, access=mmap.ACCESS_COPY)
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
             raise ValueError(f"{self.path}: a block of the stream's past cannot be read back ({why})") from None
-        parts, at = [], 0
+        if hasattr(mapped, "madvise"):
+            mapped.madvise(mmap.MADV_RANDOM)
+        whole, parts, at = torch.frombuffer(mapped, dtype=torch.uint8), [], 0
         for dtype, num in self._shapes:
             part = whole[at : at + num * dtype.itemsize]
             parts.append(part.view(dtype))
             at += num * dtype.itemsize
-        return tuple(parts)
+        return tuple(parts), mapped
 
 
 class Disk:

@@ -74,6 +74,8 @@ class RecallContext(AskContext, WindowContext):
         places = shelf.find(found.ids)
         blocks, bounds = shelf.take(places), shelf.bounds[places]
         self._opened += [block.open() for block in blocks]
+        for block in blocks:
+            block.fetch(layer)
         held = [(run.keys, run.values) for run in sinks.layers[layer]] + [block.layer(layer) for block in blocks]
         rows = [run.rows for run in sinks.layers[layer]]
         rows += [block.offsets[layer] + block.first_row for block in blocks]

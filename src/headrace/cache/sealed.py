@@ -8,6 +8,7 @@ holder.
 from __future__ import annotations
 
 import hashlib
+import mmap
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,10 +59,17 @@ class Notes:
 class Held:
     """The tensors of a block while somebody reads them."""
 
-    __slots__ = ("__weakref__", "parts")
+    __slots__ = ("__weakref__", "_mapped", "parts")
 
-    def __init__(self, parts: tuple[Tensor, ...]) -> None:
+    def __init__(self, parts: tuple[Tensor, ...], mapped: mmap.mmap | None = None) -> None:
         self.parts = parts
+        self._mapped = mapped
+
+    def ahead(self, start: int, stop: int) -> None:
+        """Say that the bytes ``start..stop`` of the file will be wanted; does not wait for them."""
+        if self._mapped is not None and hasattr(self._mapped, "madvise") and start < stop:
+            page = start // mmap.PAGESIZE * mmap.PAGESIZE
+            self._mapped.madvise(mmap.MADV_WILLNEED, page, stop - page)
 
 
 class Sealed:
@@ -196,12 +204,13 @@ class Sealed:
         held = self._open() if self._open is not None else None
         if held is None:
             assert self._file is not None, "a block lies in memory or in a file"
-            held = Held(self._file.open())
+            held = Held(*self._file.open())
             self._open = weakref.ref(held)
         return held
 
     def layer(self, layer: int) -> tuple[Tensor, Tensor]:
         """(G, R_l, D) keys and values of one layer: views, or widened copies of what is kept in 8 bits."""
+        self.fetch(layer)
         parts, (kv_heads, width) = self.open().parts, self.heads
         start, stop = self._starts[layer], self._starts[layer + 1]
         keys, values = parts[0][start:stop].view(2, kv_heads, -1, width)
@@ -211,6 +220,19 @@ class Sealed:
         by_key = parts[1][at : at + kv_heads * width].view(kv_heads, 1, width)
         by_value = parts[1][at + kv_heads * width :][: kv_heads * keys.shape[1]].view(kv_heads, -1, 1)
         return widen(keys, by_key, self.dtype), widen(values, by_value, self.dtype)
+
+    def fetch(self, layer: int) -> None:
+        """Have the system begin to read one layer of it, where it lies in a file; it does not wait for that."""
+        if self._held is not None:
+            return
+        held, (kv_heads, width) = self.open(), self.heads
+        start, stop = self._starts[layer], self._starts[layer + 1]
+        size = held.parts[0].itemsize
+        held.ahead(start * size, stop * size)
+        if len(held.parts) == 2:
+            codes, more = held.parts[0].numel(), held.parts[1].itemsize
+            first, last = (x // (2 * width) + n * kv_heads * width for x, n in ((start, layer), (stop, layer + 1)))
+            held.ahead(codes + first * more, codes + last * more)
 
     @property
     def in_memory(self) -> bool:
@@ -262,7 +284,7 @@ class Sealed:
         if not self._key:
             digest = hashlib.blake2b(f"{self.first_row} {self.heads} {self.dtype}".encode(), digest_size=16)
             notes = (self.notes.kind, self.notes.frame, self.notes.time_s, self.notes.ids)
-            for x in (*notes, *self.offsets, *self.open().parts):
+            for x in (*notes, *self.offsets, *self._whole()):
                 digest.update(x.detach().cpu().contiguous().view(torch.uint8).flatten().numpy().tobytes())
             self._key = digest.hexdigest()
         return self._key
@@ -295,10 +317,16 @@ class Sealed:
             "rows": Written({}, owner=self, read=self._named),
         }
 
+    def _whole(self) -> tuple[Tensor, ...]:
+        """Its tensors, all of which will be read."""
+        held = self.open()
+        held.ahead(0, self.num_bytes)
+        return held.parts
+
     def _named(self) -> dict[str, Tensor]:
         """Its tensors by name."""
         notes = {name: getattr(self.notes, name) for name in _COLUMNS}
-        return notes | dict(zip(_PARTS, self.open().parts, strict=False))
+        return notes | dict(zip(_PARTS, self._whole(), strict=False))
 
     @staticmethod
     def unpack(tree: dict[str, Any], spec: ModelSpec) -> Sealed:

@@ -278,6 +278,8 @@ class StepContext(CacheContext):
         self._chosen[step] = [*self._chosen.get(step, []), Found(names[union], worth[union])]
         union = union[union < num_old]
         self._found[layer] = Found(self._shelf.ids[union], worth[union])
+        for block in self._shelf.take(union):
+            block.fetch(layer)
         parts = [[self._block(layer, new, place) for place in unit.tolist()] for unit in places]
         if units == 1:
             keys, values, rows = (torch.cat([part[i] for part in parts[0]], -1 if i == 2 else 1) for i in range(3))
