@@ -260,6 +260,25 @@ def test_a_full_disk_keeps_what_was_looked_up(tmp_path: Path, name: str):
     assert told.shelf.disk_bytes() <= limit
 
 
+@pytest.mark.parametrize("per_head", [False, True])
+def test_answers_do_not_hang_on_how_many_copies_are_near(per_head: bool):
+    """Blocks in 8 bits are widened once and kept: the same bits with room for none, some, and all."""
+    model = spec()
+    decoder, segments, outs, shelves = Decoder(model), stream(model, 14), [], []
+    for near in (0, 1, 3, 50):
+        method = InfLLM(window=7, retrieve=3, narrow=True, near=near, per_head=per_head)
+        state = shown(method, decoder, segments)
+        outs.append(asked(method, decoder, state, segments[-1]))
+        shelves.append(state.shelf)
+        twin = fork(state)
+        assert torch.equal(asked(method, decoder, twin, segments[-1]), outs[-1])
+    assert all(torch.equal(out, outs[0]) for out in outs)
+    none, *_, all_of_them = (shelf.near for shelf in shelves)
+    assert none.num_bytes() == none.hits == 0
+    assert all_of_them.hits + all_of_them.misses == none.misses
+    assert all_of_them.hits > 0
+
+
 def test_narrow_blocks_hardly_change_an_answer():
     """8 bits for what is behind the window: the hidden rows of a question move by less than a hundredth."""
     model = spec()

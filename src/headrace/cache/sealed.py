@@ -244,6 +244,10 @@ class Sealed:
         """It does not lie on an accelerator."""
         return self._held is None or self._held.parts[0].device.type == "cpu"
 
+    def lies_on(self, device: torch.device) -> bool:
+        """It can be read on a device as it lies; a file can be read on the host."""
+        return device.type == "cpu" if self._held is None else self._held.parts[0].device == device
+
     def file(self, disk: Disk) -> bool:
         """Move it to a file, for all its holders; False where the disk does not take it."""
         if self._held is None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from headrace.cache.disk import Disk
+from headrace.cache.near import Near
 from headrace.cache.sealed import Sealed
 from headrace.cache.uses import HALVES, Looked, arrived, counted
 from headrace.types import ModelSpec
@@ -42,6 +43,7 @@ class Shelf:
         next_id: Name of the next block; names are never used again.
         worth: (B,) float64 how useful each has been; see ``cache/uses.py``.
         disk: Where blocks go that do not fit in memory, if anywhere; not part of what is saved.
+        near: Copies of blocks where the decoder runs; not part of what is saved.
     """
 
     blocks: tuple[Sealed, ...] = ()
@@ -49,6 +51,7 @@ class Shelf:
     next_id: int = 0
     worth: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
     disk: Disk | None = None
+    near: Near = field(default_factory=Near)
 
     def __len__(self) -> int:
         return len(self.blocks)

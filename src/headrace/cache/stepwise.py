@@ -5,7 +5,7 @@ Shape letters: `H` query heads, `G` key/value heads, `D` width, `L` layers, `M` 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -39,6 +39,7 @@ class Steps:
             window (the released code); otherwise by those that do not (the paper).
         per_head: Every query head looks up blocks of its own.
         most_rows: Longest block, in rows.
+        near: Blocks per layer of which a copy is kept where the decoder runs.
     """
 
     reach: int
@@ -49,6 +50,7 @@ class Steps:
     released: bool
     per_head: bool
     most_rows: int
+    near: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -278,9 +280,9 @@ class StepContext(CacheContext):
         self._chosen[step] = [*self._chosen.get(step, []), Found(names[union], worth[union])]
         union = union[union < num_old]
         self._found[layer] = Found(self._shelf.ids[union], worth[union])
-        for block in self._shelf.take(union):
-            block.fetch(layer)
-        parts = [[self._block(layer, new, place) for place in unit.tolist()] for unit in places]
+        old = self._shelf.near.bring(layer, self._shelf.take(union), self._spec.device, self._steps.near)
+        copies = dict(zip(union.tolist(), old, strict=True))
+        parts = [[self._block(layer, new, place, copies) for place in unit.tolist()] for unit in places]
         if units == 1:
             keys, values, rows = (torch.cat([part[i] for part in parts[0]], -1 if i == 2 else 1) for i in range(3))
             return [Seen(KeyGroup(keys * self._spec.rope.scaling, values, q=q), rows, 0)] if len(rows) else []
@@ -307,12 +309,13 @@ class StepContext(CacheContext):
             mask = (rows >= 0)[:, None].expand(-1, q.shape[1], -1).to(q.device)
         return [Seen(KeyGroup(keys * scale, values, mask, q=q), rows.clamp(min=0), 0)]
 
-    def _block(self, layer: int, new: LayerSpan, place: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _block(
+        self, layer: int, new: LayerSpan, place: int, copies: Mapping[int, tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Keys, values and arrival numbers of a block, from the shelf or cut in here."""
         if place < len(self._shelf):
             block = self._shelf.blocks[place]
-            keys, values = (x.to(self._spec.device, non_blocking=True) for x in block.layer(layer))
-            return keys, values, block.offsets[layer] + block.first_row
+            return (*copies[place], block.offsets[layer] + block.first_row)
         start, stop, _ = self._working[layer].fresh[place - len(self._shelf)]
         return self._rows(layer, new, start, stop)
 
