@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -45,6 +46,37 @@ class Library:
         scores = torch.zeros(len(ids))
         scores[torch.searchsorted(ids, found.ids)] = found.scores
         return Found(ids, scores)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Brings back the blocks it was told to, in all layers: retrieval from outside.
+
+    Attributes:
+        names: Their names, ascending.
+    """
+
+    names: tuple[int, ...]
+
+    per_layer: ClassVar[bool] = False
+
+    @staticmethod
+    def of(shelf: Shelf, frames: Sequence[int]) -> Given:
+        """The blocks that hold rows of some frames.
+
+        Raises:
+            ValueError: One of the frames is in no block.
+        """
+        held = dict(zip(shelf.ids.tolist(), [set(x.notes.frame.tolist()) for x in shelf.blocks], strict=True))
+        known = set().union(*held.values()) - {-1}
+        if missing := [frame for frame in frames if frame not in known]:
+            there = f"it holds {len(known)}, from {min(known)} to {max(known)}" if known else "it holds none yet"
+            raise ValueError(f"frames: the memory does not hold {', '.join(map(str, missing))}; {there}")
+        return Given(tuple(name for name, inside in held.items() if inside & set(frames)))
+
+    def select(self, state: Any, layer: int | None, q: Tensor, budget: int) -> Found:
+        """What was told, whatever is asked."""
+        return Found(torch.tensor(self.names, dtype=torch.int64), torch.ones(len(self.names)))
 
 
 class RecallContext(AskContext, WindowContext):

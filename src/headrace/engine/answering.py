@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from headrace import registry
 from headrace.engine.decoding import Chooser, Detokenizer
 from headrace.engine.pipeline import Pipeline
 from headrace.engine.state import StreamState
 from headrace.engine.step import Stopwatch, framed, replay, see
-from headrace.protocols import Backbone, Context
-from headrace.types import Answer, Cursor, Query, Segment, Span, Token, join
+from headrace.protocols import Backbone, Context, Steerable
+from headrace.types import Answer, Cursor, ModelSpec, Query, Segment, Span, Token, join
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,29 @@ class Asked:
     context: Context
     cursor: Cursor
     logits: Tensor
+
+
+def check_told(memory: Any, frames: Sequence[int]) -> None:
+    """Refuse a question that says which frames it wants, where the memory cannot be told.
+
+    Raises:
+        ValueError: So it is.
+    """
+    if frames and not isinstance(memory, Steerable):
+        name = registry.name_of(memory)
+        raise ValueError(f"frames: {name} cannot be told what to look up; take a memory such as rekv")
+
+
+def opened(memory: Any, state: Any, spec: ModelSpec, frames: Sequence[int]) -> Context:
+    """Open a memory for a question, which may say which frames it shall bring back.
+
+    Raises:
+        ValueError: The memory does not hold one of them, or looks nothing up.
+    """
+    check_told(memory, frames)
+    if frames:
+        return memory.read_frames(state, spec, frames)  # type: ignore[no-any-return]
+    return memory.read(state, spec, query=True)  # type: ignore[no-any-return]
 
 
 def answer(backbone: Backbone, query: Query, prompt: Prompt, *, start: float) -> Iterator[Token | Said]:
