@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -160,6 +161,17 @@ def test_a_parents_eviction_leaves_the_forks_blocks(tmp_path: Path):
     assert [told(block) for block in twin.blocks] == want
     del twin
     assert files(disk) == 0
+
+
+def test_an_open_question_holds_no_file_open(tmp_path: Path):
+    """It may map a thousand blocks, and a process may have a thousand files."""
+    shelf, _ = filled(40, Disk(tmp_path)).settled(Limits(40, 0), 160)
+    before = len(os.listdir("/proc/self/fd"))
+    held = [block.open() for block in shelf.blocks]
+    for block in shelf.blocks:
+        block.fetch(1)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(held) == 40
 
 
 def test_a_reader_outlives_the_file(tmp_path: Path):

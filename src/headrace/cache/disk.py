@@ -6,6 +6,7 @@ one that opens the folder. What shall survive is saved with the stream.
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import logging
 import mmap
@@ -23,6 +24,9 @@ from torch import Tensor
 
 log = logging.getLogger("headrace.cache")
 LOCK = "lock"
+RANDOM = getattr(mmap, "MADV_RANDOM", None)  # read what is touched, and no more
+WANTED = getattr(mmap, "MADV_WILLNEED", None)  # begin to read
+_tell = getattr(ctypes.CDLL(None), "madvise", None)
 
 
 class File:
@@ -34,31 +38,42 @@ class File:
         self._shapes = [(x.dtype, x.numel()) for x in tensors]
         self._gone = weakref.finalize(self, disk.remove, path, self.num_bytes)
 
-    def open(self) -> tuple[tuple[Tensor, ...], mmap.mmap]:
+    def open(self) -> tuple[Tensor, ...]:
         """Map the file into memory: flat tensors whose pages are read when they are touched, and only those.
 
         A question wants a few layers of many files. What a system reads ahead by itself would be most of all files.
-
-        Returns:
-            The tensors, and the mapping, which can be told what will be wanted.
 
         Raises:
             ValueError: The file is no longer there, or shorter than it was.
         """
         try:
-            with self.path.open("rb") as file:
-                mapped = mmap.mmap(file.fileno(), self.num_bytes, access=mmap.ACCESS_COPY)
-        except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or error
+            whole = torch.from_file(str(self.path), shared=False, size=self.num_bytes, dtype=torch.uint8)
+        except RuntimeError as error:
+            why = str(error).splitlines()[0]
             raise ValueError(f"{self.path}: a block of the stream's past cannot be read back ({why})") from None
-        if hasattr(mapped, "madvise"):
-            mapped.madvise(mmap.MADV_RANDOM)
-        whole, parts, at = torch.frombuffer(mapped, dtype=torch.uint8), [], 0
+        advise(whole, 0, self.num_bytes, RANDOM)
+        parts, at = [], 0
         for dtype, num in self._shapes:
             part = whole[at : at + num * dtype.itemsize]
             parts.append(part.view(dtype))
             at += num * dtype.itemsize
-        return tuple(parts), mapped
+        return tuple(parts)
+
+
+def advise(mapped: Tensor, start: int, stop: int, advice: int | None) -> None:
+    """Tell the system how bytes of a mapped file will be read, where it can be told; never waits.
+
+    Python's own mapping could be told, too, but it holds a file descriptor per file, and a question opens a thousand.
+
+    Args:
+        mapped: A tensor that begins where the file does.
+        start: First byte.
+        stop: Byte behind the last.
+        advice: ``RANDOM`` or ``WANTED``.
+    """
+    if _tell is not None and advice is not None and start < stop:
+        page = start // mmap.PAGESIZE * mmap.PAGESIZE
+        _tell(ctypes.c_void_p(mapped.data_ptr() + page), ctypes.c_size_t(stop - page), advice)
 
 
 class Disk:

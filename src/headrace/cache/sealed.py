@@ -8,7 +8,6 @@ holder.
 from __future__ import annotations
 
 import hashlib
-import mmap
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headrace.cache.disk import Disk, File
+from headrace.cache.disk import WANTED, Disk, File, advise
 from headrace.cache.store import KVCache
 from headrace.cache.written import Written
 from headrace.ops.narrow import narrow, widen
@@ -59,17 +58,16 @@ class Notes:
 class Held:
     """The tensors of a block while somebody reads them."""
 
-    __slots__ = ("__weakref__", "_mapped", "parts")
+    __slots__ = ("__weakref__", "_filed", "parts")
 
-    def __init__(self, parts: tuple[Tensor, ...], mapped: mmap.mmap | None = None) -> None:
+    def __init__(self, parts: tuple[Tensor, ...], *, filed: bool = False) -> None:
         self.parts = parts
-        self._mapped = mapped
+        self._filed = filed
 
     def ahead(self, start: int, stop: int) -> None:
         """Say that the bytes ``start..stop`` of the file will be wanted; does not wait for them."""
-        if self._mapped is not None and hasattr(self._mapped, "madvise") and start < stop:
-            page = start // mmap.PAGESIZE * mmap.PAGESIZE
-            self._mapped.madvise(mmap.MADV_WILLNEED, page, stop - page)
+        if self._filed:
+            advise(self.parts[0], start, stop, WANTED)
 
 
 class Sealed:
@@ -204,7 +202,7 @@ class Sealed:
         held = self._open() if self._open is not None else None
         if held is None:
             assert self._file is not None, "a block lies in memory or in a file"
-            held = Held(*self._file.open())
+            held = Held(self._file.open(), filed=True)
             self._open = weakref.ref(held)
         return held
 
