@@ -58,11 +58,12 @@ class Notes:
 class Held:
     """The tensors of a block while somebody reads them."""
 
-    __slots__ = ("__weakref__", "_filed", "parts")
+    __slots__ = ("__weakref__", "_filed", "parts", "told")
 
     def __init__(self, parts: tuple[Tensor, ...], *, filed: bool = False) -> None:
         self.parts = parts
         self._filed = filed
+        self.told = -1  # the layer that was said to be wanted last
 
     def ahead(self, start: int, stop: int) -> None:
         """Say that the bytes ``start..stop`` of the file will be wanted; does not wait for them."""
@@ -224,6 +225,9 @@ class Sealed:
         if self._held is not None:
             return
         held, (kv_heads, width) = self.open(), self.heads
+        if held.told == layer:
+            return
+        held.told = layer
         start, stop = self._starts[layer], self._starts[layer + 1]
         size = held.parts[0].itemsize
         held.ahead(start * size, stop * size)
