@@ -11,19 +11,8 @@ from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
-from headrace.types import (
-    Cursor,
-    Decision,
-    Edit,
-    Frame,
-    ModelSpec,
-    Observation,
-    Placed,
-    Segment,
-    Span,
-    View,
-    VisualTokens,
-)
+from headrace.types import Cursor, Decision, Edit, Frame, ModelSpec, Observation, Placed, Segment, Span, VisualTokens
+from headrace.types.spec import View
 
 S = TypeVar("S")
 Work = Callable[..., Sequence[Tensor]]  # from tensors to tensors
@@ -337,6 +326,14 @@ class Tiered(Protocol[S]):
 
     def house(self, state: S, disk: Any) -> S:
         """Let blocks that do not fit in memory go to a ``cache.Disk``, from the next write on."""
+
+
+@runtime_checkable
+class Steerable(Protocol):
+    """A memory that looks frames up, and can be told which."""
+
+    def read_frames(self, state: Any, spec: ModelSpec, frames: Sequence[int]) -> Context:
+        """Open a Context for a question on these frames, by stream index; ValueError where one is not held."""
 
 
 class Retriever(Protocol[S]):

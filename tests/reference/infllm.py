@@ -31,9 +31,10 @@ REJECTS: dict[str, list[Any]] = {
     "remainder": ["", "card"],
     "max_blocks": [0],
     "ram_blocks": [-1],
+    "near": [-1],
     "positions": ["", "gaps", "Repack"],
 }
-TUNED: dict[str, list[Any]] = {"retrieve": [0, 1, 40], "max_blocks": [1, 4, 30]}
+TUNED: dict[str, list[Any]] = {"retrieve": [0, 1, 40], "max_blocks": [1, 4, 30], "near": [0, 1]}
 WIDE = {torch.float32}  # what blocks are found by: mean keys and scores
 
 

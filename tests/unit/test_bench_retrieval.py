@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.bench.retrieval import Setting, retrieval
+from headrace.bench.retrieval import Setting, forget, read_bytes, retrieval
 from unit.tiny import run
 
 TINY = ("bench", "retrieval", "--model-shape", "tiny", "--dtype", "float32", "--device", "cpu")
@@ -32,6 +32,24 @@ def test_the_command_and_another_memory():
     status, stdout, _ = run(*TINY, *options)
     assert status == 0
     assert "first token after 5 frames" in stdout
+
+
+def file_system(path: Path) -> str:
+    """What kind of file system a path lies on."""
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    return max((x for x in mounts if str(path).startswith(x[1])), key=lambda x: len(x[1]))[2]
+
+
+def test_cold_files_are_read_from_the_disk(tmp_path: Path):
+    """Pages that were forgotten are fetched again, where there is a disk beneath; a file system in memory has none."""
+    (tmp_path / "1.kv").write_bytes(bytes(range(256)) * 4096)
+    forget(tmp_path)
+    before = read_bytes()
+    assert (tmp_path / "1.kv").read_bytes()[:3] == bytes([0, 1, 2])
+    if file_system(tmp_path) in ("ext4", "xfs", "btrfs"):
+        assert read_bytes() - before >= 1 << 20
+    found = retrieval(Setting(shape="tiny", few=2, many=6, today=0, ram_blocks=2, dtype="float32", cold=True), tmp_path)
+    assert found["read_bytes"] >= 0
 
 
 @pytest.mark.parametrize(

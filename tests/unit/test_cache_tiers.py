@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from safetensors.torch import load, save
 
 from headrace.cache import Disk, KVCache, Limits, Sealed, Shelf, VectorIndex, cut_blocks
 from headrace.cache.disk import LOCK
+from headrace.cache.sealed import Held
 from headrace.engine.state import pack, same, unpack
 from headrace.ops.narrow import narrow, widen
 from headrace.types import Span
@@ -84,6 +87,8 @@ class Shelves(RuleBasedStateMachine):
         assert held is None or sum(block.in_memory for block in shelf.blocks) <= held
         if held is None or self.limit is None:
             assert len(shelf) == min(most, len(twin) + len(gone)), "what has room stays"
+        filed = [] if held is None else shelf.blocks[: max(len(shelf) - held, 0)]
+        assert sum(block.filed_bytes for block in filed) <= (self.limit or 10**9), "whatever forks hold beside it"
         self.life[at] = (shelf, index.drop(gone), twin)
 
     @rule(target=shelves, at=shelves)
@@ -108,7 +113,7 @@ class Shelves(RuleBasedStateMachine):
         again, found = unpack(json.loads(text), load(save(tensors)), model)
         assert same((again, found), (shelf, index))
         assert [block.key for block in again.blocks] == [block.key for block in shelf.blocks]
-        self.life[at] = (Shelf(again.blocks, again.bounds, again.next_id, self.disk), found, twin)
+        self.life[at] = (replace(again, disk=self.disk), found, twin)
 
     @invariant()
     def equal_the_lists(self) -> None:
@@ -156,6 +161,17 @@ def test_a_parents_eviction_leaves_the_forks_blocks(tmp_path: Path):
     assert [told(block) for block in twin.blocks] == want
     del twin
     assert files(disk) == 0
+
+
+def test_an_open_question_holds_no_file_open(tmp_path: Path):
+    """It may map a thousand blocks, and a process may have a thousand files."""
+    shelf, _ = filled(40, Disk(tmp_path)).settled(Limits(40, 0), 160)
+    before = len(os.listdir("/proc/self/fd"))
+    held = [block.open() for block in shelf.blocks]
+    for block in shelf.blocks:
+        block.fetch(1)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(held) == 40
 
 
 def test_a_reader_outlives_the_file(tmp_path: Path):
@@ -222,6 +238,29 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path):
         Disk(tmp_path / "file")
 
 
+def test_a_block_is_checked_once_in_every_place(tmp_path: Path):
+    """What is broken is found wherever it lies; what was found whole is not read again."""
+    offsets, disk = (torch.arange(4), torch.tensor([0, 0])), Disk(tmp_path)
+    good = sealed(0, 4)
+    broken = Sealed(0, good.notes, offsets, (torch.zeros(48),), (HEADS, WIDTH), torch.float32)
+    for _ in range(2):
+        with pytest.raises(AssertionError, match="rows do not ascend"):
+            broken.check()
+    good.check()
+    assert good.file(disk)
+    good.check()
+    (path,) = disk.folder.glob("*.kv")
+    path.unlink()
+    good.check()
+    other = sealed(4, 4)
+    other.check()
+    assert other.file(disk)
+    (path,) = disk.folder.glob("*.kv")
+    path.unlink()
+    with pytest.raises(ValueError, match="cannot be read back"):
+        other.check()
+
+
 def test_a_file_that_is_gone_or_cut_is_named(tmp_path: Path):
     disk = Disk(tmp_path)
     shelf, _ = filled(1, disk).settled(Limits(3, 0), 12)
@@ -229,6 +268,27 @@ def test_a_file_that_is_gone_or_cut_is_named(tmp_path: Path):
     path.unlink()
     with pytest.raises(ValueError, match=f"{path.name}: a block of the stream's past cannot be read back"):
         shelf.blocks[0].layer(0)
+
+
+@pytest.mark.parametrize("small", [False, True], ids=["whole", "8 bits"])
+def test_what_is_read_ahead_is_what_a_layer_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: bool):
+    """With everything else in the file overwritten, the layer reads as before, and the other one does not."""
+    disk, wanted = Disk(tmp_path), list[tuple[int, int]]()
+    block = sealed(0, 5, lost=2).narrowed() if small else sealed(0, 5, lost=2)
+    before = [[x.clone() for x in block.layer(layer)] for layer in range(LAYERS)]
+    assert block.file(disk)
+    (path,) = disk.folder.glob("*.kv")
+    data = path.read_bytes()
+    monkeypatch.setattr(Held, "ahead", lambda self, start, stop: wanted.append((start, stop)))
+    for layer in range(LAYERS):
+        wanted.clear()
+        block.fetch(layer)
+        inside = {at for start, stop in wanted for at in range(start, stop)}
+        path.write_bytes(bytes(x if at in inside else 0 for at, x in enumerate(data)))
+        assert len(inside) < len(data)
+        assert all(torch.equal(a, b) for a, b in zip(block.layer(layer), before[layer], strict=True))
+        assert not torch.equal(block.layer(1 - layer)[0], before[1 - layer][0])
+        path.write_bytes(data)
 
 
 @given(

@@ -54,6 +54,23 @@ def test_answers_equal_the_processor(tmp_path: Path, pipeline: str) -> None:
         assert (a.frame, a.score) == (b.frame, pytest.approx(b.score, abs=1e-4))
 
 
+@pytest.mark.parametrize("near", [0, 32])
+def test_blocks_that_left_the_window_lie_on_the_host(near: int) -> None:
+    """In pinned pages; what is looked up is copied, once where copies are kept, and answers are a CPU's."""
+    images = [torch.randint(0, 256, (48, 64, 3), dtype=torch.uint8) for _ in range(12)]
+    answers = []
+    for device in ("cpu", "cuda"):
+        settings = ("memory.window=130", f"memory.near={near}")
+        stream = headrace.load("nano", dtype="float32", device=device).open("infllm:3", settings=settings)
+        for index, image in enumerate(images):
+            stream.push(Frame(index, float(index), image))
+        answers.append(stream.ask("how many things are there", max_tokens=6).tokens)
+    shelf = stream.state.memory.shelf
+    assert all(block.is_low and block.open().parts[0].is_pinned() for block in shelf.blocks)
+    assert (shelf.near.hits > 0) == (near > 0)
+    assert answers[0] == answers[1]
+
+
 def test_overhead() -> None:
     found = overhead(shape="llava-onevision-0.5b", frames=16, repeats=2, device="cuda")
     assert found.engine_ratio <= 1.05

@@ -11,8 +11,9 @@ import torch
 
 from headrace import load, registry
 from headrace.cache import Disk, RecallContext, VectorIndex
+from headrace.cache.uses import HALVES
 from headrace.engine.pipeline import Pipeline
-from headrace.engine.state import fork
+from headrace.engine.state import fork, same
 from headrace.methods.memories.infllm import InfLLM
 from headrace.methods.memories.rekv import ReKV
 from headrace.ops.retrieval import best_chunks
@@ -100,6 +101,8 @@ def test_frames_one_by_one_or_several_at_once_give_the_same(method: Any, axes: i
     several = [segments[0], *(join(segments[i : i + 3], placed=True) for i in range(1, len(segments), 3))]
     other = shown(method, decoder, several)
     assert one.shelf.bounds.tolist() == other.shelf.bounds.tolist()
+    assert torch.equal(one.shelf.worth, other.shelf.worth)
+    assert bool((one.shelf.worth > one.shelf.ids / HALVES).any()) == isinstance(method, InfLLM), "frames look up here"
     got, want = (asked(method, decoder, state, segments[-1]) for state in (other, one))
     torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
 
@@ -266,6 +269,55 @@ def test_answers_do_not_hang_on_where_blocks_lie(tmp_path: Path, method: Any):
     state = shown(small, decoder, [later], state)
     assert len(state.shelf) == 1
     assert torch.equal(asked(method, decoder, twin, segments[-1]), want)
+
+
+@pytest.mark.parametrize("name", ["rekv", "video_xl_2"])
+def test_a_full_disk_keeps_what_was_looked_up(tmp_path: Path, name: str):
+    """By questions that are remembered; of one that is only asked there is no trace."""
+    model = spec()
+    decoder, segments = Decoder(model), stream(model, 30)
+    method = registry.build(name, ram_blocks=1, retrieve=1, **({"block": 1} if name == "video_xl_2" else {}))
+
+    def run(disk: Disk, *, remember: bool | None) -> tuple[Any, set[int]]:
+        state, looked = shown(method, decoder, segments[:12], method.house(method.init(model), disk)), set[int]()
+        if remember is not None:
+            context = method.read(state, model, query=True)
+            turn, _ = turn_of(4, 4, Cursor(next=900), 1, model.dtype)
+            drive(decoder, turn, context)
+            span = context.finish()
+            looked = set(torch.cat([look.ids for look in span.trace]).tolist())
+            state = method.write(state, span) if remember else state
+        return shown(method, decoder, segments[12:], state), looked
+
+    limit = 9 * shown(method, decoder, segments[:12]).shelf.blocks[0].held_bytes
+    plain, _ = run(Disk(tmp_path, limit_bytes=limit), remember=None)
+    asked_only, looked = run(Disk(tmp_path, limit_bytes=limit), remember=False)
+    assert same(asked_only.shelf, plain.shelf)
+    assert plain.shelf.ids.tolist() == list(range(int(plain.shelf.ids[0]), plain.shelf.next_id)), "the oldest went"
+    assert not looked & set(plain.shelf.ids.tolist())
+    told, looked = run(Disk(tmp_path, limit_bytes=limit), remember=True)
+    assert looked
+    assert looked < set(told.shelf.ids.tolist())
+    assert told.shelf.disk_bytes() <= limit
+
+
+@pytest.mark.parametrize("per_head", [False, True])
+def test_answers_do_not_hang_on_how_many_copies_are_near(per_head: bool):
+    """Blocks in 8 bits are widened once and kept: the same bits with room for none, some, and all."""
+    model = spec()
+    decoder, segments, outs, shelves = Decoder(model), stream(model, 14), [], []
+    for near in (0, 1, 3, 50):
+        method = InfLLM(window=7, retrieve=3, narrow=True, near=near, per_head=per_head)
+        state = shown(method, decoder, segments)
+        outs.append(asked(method, decoder, state, segments[-1]))
+        shelves.append(state.shelf)
+        twin = fork(state)
+        assert torch.equal(asked(method, decoder, twin, segments[-1]), outs[-1])
+    assert all(torch.equal(out, outs[0]) for out in outs)
+    none, *_, all_of_them = (shelf.near for shelf in shelves)
+    assert none.num_bytes() == none.hits == 0
+    assert all_of_them.hits + all_of_them.misses == none.misses
+    assert all_of_them.hits > 0
 
 
 def test_narrow_blocks_hardly_change_an_answer():

@@ -6,6 +6,7 @@ to sample frames from the recording, encode them again and prefill them with tra
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -39,6 +40,7 @@ class Setting:
         encoded: How many of them are timed in the tower, the others counted at their mean.
         repeats: Questions per stream.
         ram_blocks: Blocks in memory; the others lie on disk.
+        cold: The system forgets the files of the blocks before every question, as after a restart or a long silence.
         dtype: Name of the number type.
         device: Where to run.
     """
@@ -51,6 +53,7 @@ class Setting:
     encoded: int = 4
     repeats: int = 5
     ram_blocks: int = 200
+    cold: bool = False
     dtype: str = "bfloat16"
     device: str = "cpu"
 
@@ -61,6 +64,8 @@ class Setting:
             raise ValueError(f"repeats: must be at least 1, not {self.repeats}")
         if self.today < 0 or (self.today and not 1 <= self.encoded <= self.today):
             raise ValueError(f"encoded: {self.encoded} of {self.today} frames cannot be timed")
+        if self.cold and not hasattr(os, "posix_fadvise"):
+            raise ValueError("cold: this system cannot be told to forget the pages of a file")
 
 
 def filled(pipeline: Pipeline, spec: ModelSpec, backbone: Any, frames: int, disk: Disk) -> StreamState:
@@ -104,6 +109,26 @@ def ask(pipeline: Pipeline, backbone: Any, state: StreamState) -> float:
     return ms
 
 
+def forget(folder: Path) -> None:
+    """Have the system drop the pages of all files in a folder; what is not on the disk yet is written first."""
+    for path in folder.glob("*.kv"):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(handle)
+
+
+def read_bytes() -> int:
+    """Bytes this process has fetched from storage so far, 0 where the system does not say."""
+    try:
+        lines = Path("/proc/self/io").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("read_bytes")), 0)
+
+
 def again(model: Any, backbone: Any, setting: Setting) -> dict[str, float]:
     """Milliseconds of encoding frames again and prefilling them with transformers, and of both."""
     generator, times, features = torch.Generator().manual_seed(0), [], torch.empty(0)
@@ -132,7 +157,8 @@ def retrieval(setting: Setting, folder: Path, *, tell: Callable[[str], None] = l
         tell: Called with what is done next.
 
     Returns:
-        First-token times in ms with their ratio (medians over the repeats), what today's way costs, and bytes.
+        First-token times in ms with their ratio (medians over the repeats), what today's way costs, and bytes: held by
+        the long stream in memory and on disk, and fetched from there for one of its questions (median).
 
     Raises:
         ValueError: The shape or the pipeline is wrong, or the folder cannot be written to.
@@ -143,7 +169,7 @@ def retrieval(setting: Setting, folder: Path, *, tell: Callable[[str], None] = l
     config, place = plain.shape_config(setting.shape), torch.device(setting.device)
     model = plain.build_large(config, dtype=getattr(torch, setting.dtype), device=place)
     backbone = adopt(model, plain.word_tokenizer(QUESTION.text.split()), name=setting.shape)
-    disk, states, times = Disk(folder), {}, {}
+    disk, states, times, fetched = Disk(folder), {}, {}, list[int]()
     for num in (setting.few, setting.many):
         tell(f"filling a stream of {num} frames")
         states[num], times[num] = filled(pipeline, backbone.spec, backbone, num, disk), list[float]()
@@ -151,9 +177,14 @@ def retrieval(setting: Setting, folder: Path, *, tell: Callable[[str], None] = l
         tell(f"question {repeat} of {setting.repeats} to each" if repeat else "warming up")
         order = sorted(states, reverse=bool(repeat % 2))
         for num in order:
+            if setting.cold:
+                forget(disk.folder)
+            before = read_bytes()
             ms = ask(pipeline, backbone, states[num])
             if repeat:
                 times[num].append(round(ms, 2))
+            if repeat and num == setting.many:
+                fetched.append(read_bytes() - before)
     few, many = (median(times[num]) for num in (setting.few, setting.many))
     result: dict[str, Any] = {
         "first_token_ms": {str(num): times[num] for num in times},
@@ -162,6 +193,7 @@ def retrieval(setting: Setting, folder: Path, *, tell: Callable[[str], None] = l
         "ratio": many / few,
         "memory_bytes": pipeline.memory.num_bytes(states[setting.many].memory),
         "disk_bytes": disk.num_bytes,
+        "read_bytes": int(median(fetched)),
     }
     if setting.today:
         tell(f"first token {few:.0f} and {many:.0f} ms; now encoding and prefilling {setting.today} frames again")

@@ -5,7 +5,7 @@ from headrace.cache.context import CacheContext, Past, Seen
 from headrace.cache.disk import Disk
 from headrace.cache.fences import Fences
 from headrace.cache.index import Found, MeanKeys, VectorIndex, choose
-from headrace.cache.recall import Library, RecallContext
+from headrace.cache.recall import Given, Library, RecallContext
 from headrace.cache.sealed import Sealed, cut_blocks
 from headrace.cache.shelf import Limits, Shelf
 from headrace.cache.stepwise import StepContext, Steps, Trace, Working, represented
@@ -21,6 +21,7 @@ __all__ = [
     "Disk",
     "Fences",
     "Found",
+    "Given",
     "KVCache",
     "Layout",
     "Library",

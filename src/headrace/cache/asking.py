@@ -11,7 +11,9 @@ from torch import Tensor
 
 from headrace.cache.context import CacheContext, Seen, windowed
 from headrace.cache.index import Found
+from headrace.cache.shelf import Shelf
 from headrace.cache.tail import Tail
+from headrace.cache.uses import Looked, by_layers
 from headrace.cache.witness import Witness
 from headrace.ops.rope import cos_sin, rotate
 from headrace.types import Kind, LayerSpan, Segment
@@ -142,6 +144,11 @@ class AskContext(CacheContext):
             super()._note(q, seen)
         else:
             self._witness = self._witness.note(*self._mass_of(q, seen), self._spec.layers)
+
+    def _looked(self, shelf: Shelf) -> tuple[Looked, ...]:
+        """What the layers looked up on a shelf."""
+        found = [layout.found for layout in self._layouts.values()]
+        return by_layers(found, len(shelf), self._spec.layers, shelf.next_id)
 
     def fork(self) -> Self:
         """The same past and rows so far, for another prompt; see ``protocols.Context``."""

@@ -6,8 +6,10 @@ one that opens the folder. What shall survive is saved with the stream.
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import logging
+import mmap
 import os
 import shutil
 import tempfile
@@ -22,6 +24,9 @@ from torch import Tensor
 
 log = logging.getLogger("headrace.cache")
 LOCK = "lock"
+RANDOM = getattr(mmap, "MADV_RANDOM", None)  # read what is touched, and no more
+WANTED = getattr(mmap, "MADV_WILLNEED", None)  # begin to read
+_tell = getattr(ctypes.CDLL(None), "madvise", None)
 
 
 class File:
@@ -34,7 +39,9 @@ class File:
         self._gone = weakref.finalize(self, disk.remove, path, self.num_bytes)
 
     def open(self) -> tuple[Tensor, ...]:
-        """Map the file into memory: flat tensors whose pages are read when they are touched.
+        """Map the file into memory: flat tensors whose pages are read when they are touched, and only those.
+
+        A question wants a few layers of many files. What a system reads ahead by itself would be most of all files.
 
         Raises:
             ValueError: The file is no longer there, or shorter than it was.
@@ -44,6 +51,7 @@ class File:
         except RuntimeError as error:
             why = str(error).splitlines()[0]
             raise ValueError(f"{self.path}: a block of the stream's past cannot be read back ({why})") from None
+        advise(whole, 0, self.num_bytes, RANDOM)
         parts, at = [], 0
         for dtype, num in self._shapes:
             part = whole[at : at + num * dtype.itemsize]
@@ -52,16 +60,33 @@ class File:
         return tuple(parts)
 
 
+def advise(mapped: Tensor, start: int, stop: int, advice: int | None) -> None:
+    """Tell the system how bytes of a mapped file will be read, where it can be told; never waits.
+
+    Python's own mapping could be told, too, but it holds a file descriptor per file, and a question opens a thousand.
+
+    Args:
+        mapped: A tensor that begins where the file does.
+        start: First byte.
+        stop: Byte behind the last.
+        advice: ``RANDOM`` or ``WANTED``.
+    """
+    if _tell is not None and advice is not None and start < stop:
+        page = start // mmap.PAGESIZE * mmap.PAGESIZE
+        _tell(ctypes.c_void_p(mapped.data_ptr() + page), ctypes.c_size_t(stop - page), advice)
+
+
 class Disk:
     """A stream's folder on disk. Forks share it; any thread may write.
 
     Args:
         folder: Where the stream's own folder is made; made if it is missing.
-        limit_bytes: Most bytes of all files, None for no limit.
+        limit_bytes: Most bytes a stream may have there, None for no limit; its ``Shelf`` keeps to it. Forks count
+            apart, so that none decides what another forgets.
 
     Attributes:
+        limit_bytes: As above.
         num_bytes: Bytes of all files.
-        refused: The last write failed for another reason than the limit.
 
     Raises:
         ValueError: The folder cannot be written to.
@@ -77,28 +102,17 @@ class Disk:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ValueError(f"disk: {root} cannot be written to ({error.strerror})") from None
-        self._limit_bytes = limit_bytes
+        self.limit_bytes = limit_bytes
         self._lock = threading.Lock()
         self._count = 0
         self._warned = False
-        self.refused = False
         self.num_bytes = 0
         self._end = weakref.finalize(self, _close, self.folder, self._lock_file)
 
-    def write(self, tensors: Sequence[Tensor], freed: int = 0) -> File | None:
-        """Write tensors to a new file.
-
-        Args:
-            tensors: What to write.
-            freed: Bytes that are about to be given up, and do not count.
-
-        Returns:
-            The file; None where the limit forbids it, or the disk (then ``refused`` is true, and it is said once).
-        """
+    def write(self, tensors: Sequence[Tensor]) -> File | None:
+        """Write tensors to a new file; None where that fails, which is said once."""
         num_bytes = sum(x.numel() * x.itemsize for x in tensors)
         with self._lock:
-            if self._limit_bytes is not None and self.num_bytes - freed + num_bytes > self._limit_bytes:
-                return None
             self._count += 1
             path = self.folder / f"{self._count}.kv"
             self.num_bytes += num_bytes
@@ -107,11 +121,9 @@ class Disk:
                 for x in tensors:
                     file.write(x.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         except OSError as error:
-            self.refused = True
             self._say(error)
             self.remove(path, num_bytes)
             return None
-        self.refused = False
         return File(self, path, tensors)
 
     def remove(self, path: Path, num_bytes: int) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from headrace.cache.sealed import Held
 from headrace.cache.shelf import FIRST, HIGH, LOW, STOP, Shelf
 from headrace.cache.windowed import WindowContext
 from headrace.ops.rope import cos_sin, rotate
-from headrace.types import Attention, ModelSpec
+from headrace.types import Attention, ModelSpec, Span
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,6 +48,37 @@ class Library:
         return Found(ids, scores)
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Brings back the blocks it was told to, in all layers: retrieval from outside.
+
+    Attributes:
+        names: Their names, ascending.
+    """
+
+    names: tuple[int, ...]
+
+    per_layer: ClassVar[bool] = False
+
+    @staticmethod
+    def of(shelf: Shelf, frames: Sequence[int]) -> Given:
+        """The blocks that hold rows of some frames.
+
+        Raises:
+            ValueError: One of the frames is in no block.
+        """
+        held = dict(zip(shelf.ids.tolist(), [set(x.notes.frame.tolist()) for x in shelf.blocks], strict=True))
+        known = set().union(*held.values()) - {-1}
+        if missing := [frame for frame in frames if frame not in known]:
+            there = f"it holds {len(known)}, from {min(known)} to {max(known)}" if known else "it holds none yet"
+            raise ValueError(f"frames: the memory does not hold {', '.join(map(str, missing))}; {there}")
+        return Given(tuple(name for name, inside in held.items() if inside & set(frames)))
+
+    def select(self, state: Any, layer: int | None, q: Tensor, budget: int) -> Found:
+        """What was told, whatever is asked."""
+        return Found(torch.tensor(self.names, dtype=torch.int64), torch.ones(len(self.names)))
+
+
 class RecallContext(AskContext, WindowContext):
     """Watch frames through the window; answer a question from sinks and looked-up blocks.
 
@@ -74,6 +106,8 @@ class RecallContext(AskContext, WindowContext):
         places = shelf.find(found.ids)
         blocks, bounds = shelf.take(places), shelf.bounds[places]
         self._opened += [block.open() for block in blocks]
+        for block in blocks:
+            block.fetch(layer)
         held = [(run.keys, run.values) for run in sinks.layers[layer]] + [block.layer(layer) for block in blocks]
         rows = [run.rows for run in sinks.layers[layer]]
         rows += [block.offsets[layer] + block.first_row for block in blocks]
@@ -125,3 +159,7 @@ class RecallContext(AskContext, WindowContext):
     def found(self, layer: int) -> Found:
         """What was looked up for a layer; the question has run through it."""
         return self._layouts[layer].found
+
+    def finish(self) -> Span:
+        """Hand over the rows of the tail, and what was looked up."""
+        return self._with_trace(self._looked(self._library.shelf))

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headrace.cache.disk import Disk, File
+from headrace.cache.disk import WANTED, Disk, File, advise
 from headrace.cache.store import KVCache
 from headrace.cache.written import Written
 from headrace.ops.narrow import narrow, widen
@@ -58,10 +58,17 @@ class Notes:
 class Held:
     """The tensors of a block while somebody reads them."""
 
-    __slots__ = ("__weakref__", "parts")
+    __slots__ = ("__weakref__", "_filed", "parts", "told")
 
-    def __init__(self, parts: tuple[Tensor, ...]) -> None:
+    def __init__(self, parts: tuple[Tensor, ...], *, filed: bool = False) -> None:
         self.parts = parts
+        self._filed = filed
+        self.told = -1  # the layer that was said to be wanted last
+
+    def ahead(self, start: int, stop: int) -> None:
+        """Say that the bytes ``start..stop`` of the file will be wanted; does not wait for them."""
+        if self._filed:
+            advise(self.parts[0], start, stop, WANTED)
 
 
 class Sealed:
@@ -77,10 +84,16 @@ class Sealed:
             in 8 bits: the flat codes, and the flat scales, per layer (G, D) for keys and (G, R_l) for values.
         heads: G and D.
         dtype: Type of keys and values.
+
+    Attributes:
+        num_bytes: Bytes of its keys and values, wherever they lie.
+        held_bytes: Bytes of it in memory.
+        filed_bytes: Bytes of it in its file.
     """
 
     __slots__ = (
         "__weakref__",
+        "_checked",
         "_file",
         "_held",
         "_key",
@@ -94,6 +107,7 @@ class Sealed:
         "held_bytes",
         "is_narrow",
         "notes",
+        "num_bytes",
         "offsets",
     )
 
@@ -116,12 +130,14 @@ class Sealed:
         self._file: File | None = None
         self._narrow: Sealed | None = None
         self._key = ""
+        self._checked = False
         self._starts = [0]
         for x in offsets:
             self._starts.append(self._starts[-1] + 2 * heads[0] * heads[1] * x.shape[0])
         self.is_narrow = len(parts) == 2
+        self.num_bytes = sum(x.numel() * x.itemsize for x in parts)
         self.filed_bytes = 0
-        self.held_bytes = sum(x.numel() * x.itemsize for x in parts) + self._notes_bytes()
+        self.held_bytes = self.num_bytes + self._notes_bytes()
 
     def _notes_bytes(self) -> int:
         return self.notes.num_bytes() + sum(x.numel() * 8 for x in {id(x): x for x in self.offsets}.values())
@@ -187,12 +203,13 @@ class Sealed:
         held = self._open() if self._open is not None else None
         if held is None:
             assert self._file is not None, "a block lies in memory or in a file"
-            held = Held(self._file.open())
+            held = Held(self._file.open(), filed=True)
             self._open = weakref.ref(held)
         return held
 
     def layer(self, layer: int) -> tuple[Tensor, Tensor]:
         """(G, R_l, D) keys and values of one layer: views, or widened copies of what is kept in 8 bits."""
+        self.fetch(layer)
         parts, (kv_heads, width) = self.open().parts, self.heads
         start, stop = self._starts[layer], self._starts[layer + 1]
         keys, values = parts[0][start:stop].view(2, kv_heads, -1, width)
@@ -202,6 +219,22 @@ class Sealed:
         by_key = parts[1][at : at + kv_heads * width].view(kv_heads, 1, width)
         by_value = parts[1][at + kv_heads * width :][: kv_heads * keys.shape[1]].view(kv_heads, -1, 1)
         return widen(keys, by_key, self.dtype), widen(values, by_value, self.dtype)
+
+    def fetch(self, layer: int) -> None:
+        """Have the system begin to read one layer of it, where it lies in a file; it does not wait for that."""
+        if self._held is not None:
+            return
+        held, (kv_heads, width) = self.open(), self.heads
+        if held.told == layer:
+            return
+        held.told = layer
+        start, stop = self._starts[layer], self._starts[layer + 1]
+        size = held.parts[0].itemsize
+        held.ahead(start * size, stop * size)
+        if len(held.parts) == 2:
+            codes, more = held.parts[0].numel(), held.parts[1].itemsize
+            first, last = (x // (2 * width) + n * kv_heads * width for x, n in ((start, layer), (stop, layer + 1)))
+            held.ahead(codes + first * more, codes + last * more)
 
     @property
     def in_memory(self) -> bool:
@@ -213,19 +246,18 @@ class Sealed:
         """It does not lie on an accelerator."""
         return self._held is None or self._held.parts[0].device.type == "cpu"
 
-    def file(self, disk: Disk, freed: int = 0) -> bool:
-        """Move it to a file, for all its holders; False where the disk does not take it.
+    def lies_on(self, device: torch.device) -> bool:
+        """It can be read on a device as it lies; a file can be read on the host."""
+        return device.type == "cpu" if self._held is None else self._held.parts[0].device == device
 
-        Args:
-            disk: Where to.
-            freed: Bytes on the disk that are about to be given up.
-        """
+    def file(self, disk: Disk) -> bool:
+        """Move it to a file, for all its holders; False where the disk does not take it."""
         if self._held is None:
             return True
-        if (file := disk.write(self._held.parts, freed)) is None:
+        if (file := disk.write(self._held.parts)) is None:
             return False
         self._file, self.filed_bytes = file, file.num_bytes
-        self._held, self.held_bytes = None, self._notes_bytes()
+        self._held, self.held_bytes, self._checked = None, self._notes_bytes(), False
         return True
 
     def lower(self) -> None:
@@ -235,7 +267,7 @@ class Sealed:
         parts = [torch.empty(x.shape, dtype=x.dtype, pin_memory=True) for x in self._held.parts]
         for host, x in zip(parts, self._held.parts, strict=True):
             host.copy_(x)
-        self._held = Held(tuple(parts))
+        self._held, self._checked = Held(tuple(parts)), False
 
     def narrowed(self) -> Sealed:
         """The same block in 8 bits; made once, so that forks share it."""
@@ -258,7 +290,7 @@ class Sealed:
         if not self._key:
             digest = hashlib.blake2b(f"{self.first_row} {self.heads} {self.dtype}".encode(), digest_size=16)
             notes = (self.notes.kind, self.notes.frame, self.notes.time_s, self.notes.ids)
-            for x in (*notes, *self.offsets, *self.open().parts):
+            for x in (*notes, *self.offsets, *self._whole()):
                 digest.update(x.detach().cpu().contiguous().view(torch.uint8).flatten().numpy().tobytes())
             self._key = digest.hexdigest()
         return self._key
@@ -268,7 +300,9 @@ class Sealed:
         return self
 
     def check(self) -> None:
-        """Assert that it is whole."""
+        """Assert that it is whole: once where it lies, since nothing of it changes there."""
+        if self._checked:
+            return
         parts = self.open().parts
         assert parts[0].numel() == self._starts[-1], "a block's keys and values do not fit its rows"
         num = sum(self.heads[0] * (self.heads[1] + len(x)) for x in self.offsets)
@@ -276,6 +310,7 @@ class Sealed:
         for offsets in self.offsets:
             assert bool((offsets.diff() > 0).all()), "a block's rows do not ascend"
             assert not len(offsets) or (int(offsets[0]) >= 0 and int(offsets[-1]) < len(self)), "a row is unknown"
+        self._checked = True
 
     def pack(self) -> dict[str, Any]:
         """Turn into a tree; all of its rows are written for good."""
@@ -288,10 +323,16 @@ class Sealed:
             "rows": Written({}, owner=self, read=self._named),
         }
 
+    def _whole(self) -> tuple[Tensor, ...]:
+        """Its tensors, all of which will be read."""
+        held = self.open()
+        held.ahead(0, self.num_bytes)
+        return held.parts
+
     def _named(self) -> dict[str, Tensor]:
         """Its tensors by name."""
         notes = {name: getattr(self.notes, name) for name in _COLUMNS}
-        return notes | dict(zip(_PARTS, self.open().parts, strict=False))
+        return notes | dict(zip(_PARTS, self._whole(), strict=False))
 
     @staticmethod
     def unpack(tree: dict[str, Any], spec: ModelSpec) -> Sealed:

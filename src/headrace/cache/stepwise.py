@@ -5,7 +5,7 @@ Shape letters: `H` query heads, `G` key/value heads, `D` width, `L` layers, `M` 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -17,6 +17,7 @@ from headrace.cache.fences import Fences
 from headrace.cache.index import Found, VectorIndex
 from headrace.cache.sealed import frame_ends
 from headrace.cache.shelf import Shelf
+from headrace.cache.uses import Looked, by_layers
 from headrace.cache.witness import Witness
 from headrace.ops.attention import KeyGroup, key_mass
 from headrace.ops.retrieval import best_chunks, rescaled
@@ -38,6 +39,7 @@ class Steps:
             window (the released code); otherwise by those that do not (the paper).
         per_head: Every query head looks up blocks of its own.
         most_rows: Longest block, in rows.
+        near: Blocks per layer of which a copy is kept where the decoder runs.
     """
 
     reach: int
@@ -48,6 +50,7 @@ class Steps:
     released: bool
     per_head: bool
     most_rows: int
+    near: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,10 +101,12 @@ class Trace:
     Attributes:
         working: Per layer, after the last step.
         fences: Where blocks end, up to the last row.
+        looked: What every step looked up, where there was a choice.
     """
 
     working: tuple[Working, ...]
     fences: Fences
+    looked: tuple[Looked, ...] = ()
 
 
 def represented(keys: Tensor, rows: Tensor, scores: Tensor, num: int) -> tuple[Tensor, Tensor]:
@@ -167,6 +172,7 @@ class StepContext(CacheContext):
         self._fences = trace.fences
         self._cuts = torch.empty(0, dtype=torch.int64)
         self._found: dict[int, Found] = {}
+        self._chosen: dict[tuple[int, int, int], list[Found]] = {}  # by end of step, blocks there were, and clock
         self._witness = Witness()
         far = torch.full((spec.position_rows, 1), steps.reach - 1)
         self._far = cos_sin(spec.rope, far, dtype=spec.dtype, device=spec.device)
@@ -240,7 +246,7 @@ class StepContext(CacheContext):
         if own is not None and own < steps.reach:
             return []
         scaling, number = self._spec.rope.scaling, new.rows[-q.shape[1] :] + self._next_row
-        seen = self._looked_up(layer, q, new)
+        seen = self._looked_up(layer, q, new, end)
         num_sinks = min(max(begin - steps.reach, 0), steps.num_sinks)
         between = (self._working[layer].cut, max(end - steps.reach, self._working[layer].cut))
         for (start, stop), hidden in (((0, num_sinks), False), (between, not steps.released)):
@@ -254,7 +260,7 @@ class StepContext(CacheContext):
             seen.append(Seen(KeyGroup(keys * scaling, values, shown, q=q), rows, 0))
         return seen
 
-    def _looked_up(self, layer: int, q: Tensor, new: LayerSpan) -> list[Seen]:
+    def _looked_up(self, layer: int, q: Tensor, new: LayerSpan, end: int) -> list[Seen]:
         """The blocks whose vectors agree most with the mean far query."""
         fresh = self._working[layer].fresh
         vectors = torch.cat([self._index.vectors(layer), *(vector[None] for _, _, vector in fresh)])
@@ -269,9 +275,14 @@ class StepContext(CacheContext):
         num_old = len(self._shelf)
         worth = torch.stack([rescaled(scores) for scores in products]).mean(0)
         union = torch.cat(places).unique()
+        names = torch.cat((self._shelf.ids, self._shelf.next_id + torch.arange(len(fresh))))
+        step = (end, len(names), self._shelf.next_id + len(fresh))
+        self._chosen[step] = [*self._chosen.get(step, []), Found(names[union], worth[union])]
         union = union[union < num_old]
         self._found[layer] = Found(self._shelf.ids[union], worth[union])
-        parts = [[self._block(layer, new, place) for place in unit.tolist()] for unit in places]
+        old = self._shelf.near.bring(layer, self._shelf.take(union), self._spec.device, self._steps.near)
+        copies = dict(zip(union.tolist(), old, strict=True))
+        parts = [[self._block(layer, new, place, copies) for place in unit.tolist()] for unit in places]
         if units == 1:
             keys, values, rows = (torch.cat([part[i] for part in parts[0]], -1 if i == 2 else 1) for i in range(3))
             return [Seen(KeyGroup(keys * self._spec.rope.scaling, values, q=q), rows, 0)] if len(rows) else []
@@ -298,12 +309,13 @@ class StepContext(CacheContext):
             mask = (rows >= 0)[:, None].expand(-1, q.shape[1], -1).to(q.device)
         return [Seen(KeyGroup(keys * scale, values, mask, q=q), rows.clamp(min=0), 0)]
 
-    def _block(self, layer: int, new: LayerSpan, place: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _block(
+        self, layer: int, new: LayerSpan, place: int, copies: Mapping[int, tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Keys, values and arrival numbers of a block, from the shelf or cut in here."""
         if place < len(self._shelf):
             block = self._shelf.blocks[place]
-            keys, values = (x.to(self._spec.device, non_blocking=True) for x in block.layer(layer))
-            return keys, values, block.offsets[layer] + block.first_row
+            return (*copies[place], block.offsets[layer] + block.first_row)
         start, stop, _ = self._working[layer].fresh[place - len(self._shelf)]
         return self._rows(layer, new, start, stop)
 
@@ -361,10 +373,13 @@ class StepContext(CacheContext):
     def fork(self) -> Self:
         """The same past and rows so far, for another prompt; see ``protocols.Context``."""
         twin = super().fork()
-        twin._working, twin._found = list(self._working), dict(self._found)
+        twin._working, twin._found, twin._chosen = list(self._working), dict(self._found), dict(self._chosen)
         twin.selected = list(self.selected)
         return twin
 
     def finish(self) -> Span:
         """Hand over the rows of the tail, and the bookkeeping."""
-        return self._with_trace(Trace(tuple(self._working), self._fences))
+        looked: list[Looked] = []
+        for (_, num_blocks, clock), found in sorted(self._chosen.items(), key=lambda step: step[0]):
+            looked += by_layers(found, num_blocks, self._spec.layers, clock)
+        return self._with_trace(Trace(tuple(self._working), self._fences, tuple(looked)))

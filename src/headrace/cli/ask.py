@@ -71,6 +71,7 @@ def ask(
     top_p: options.TopP = 1.0,
     seed: options.Seed = 0,
     stop: options.Stop = None,
+    frames: options.Frames = None,
     explain: options.Explain = None,
     explain_every: options.ExplainEvery = None,
     explain_most: options.ExplainMost = None,
@@ -91,7 +92,7 @@ def ask(
     """
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
     decoding: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p}
-    decoding |= {"seed": seed, "stop": tuple(stop or ())}
+    decoding |= {"seed": seed, "stop": tuple(stop or ()), "frames": options.numbers(frames, "--frames")}
     standing = Instructions(tuple(watch or ()), max_tokens)
     pipeline = standing.pipeline(pipeline) if resume is None else pipeline
     running: dict[str, Any] = {"pipeline": pipeline, "settings": settings or (), "chunk_frames": chunk_frames}
@@ -161,6 +162,7 @@ def _run(
     from headrace.cli.watching import ask as ask_now
     from headrace.cli.watching import summary, summary_line, watch
     from headrace.engine import load
+    from headrace.engine.answering import check_told
     from headrace.types import Cursor
 
     resume = kept.resume
@@ -179,6 +181,8 @@ def _run(
             if window["start"] is None and stream.num_frames:
                 window = {**window, "start": stream.state.time_s}
             opened = stack.enter_context(video.open(source, **window))
+        for asking in asks:
+            check_told(stream.pipeline.memory, asking.query.frames)
         standing.give(stream)
         out.object("start", source=opened.name, model=engine.backbone.spec.name, pipeline=str(stream.pipeline))
         answered, title = _telling(out), f"{opened.name}   {weights.model}"

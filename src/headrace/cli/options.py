@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -71,7 +72,7 @@ Disk = Annotated[
     ),
 ]
 DiskMb = Annotated[
-    float | None, typer.Option(help="Most MiB in --disk; beyond it the oldest blocks go.", rich_help_panel=STREAM)
+    float | None, typer.Option(help="Most MiB in --disk; beyond it the least useful blocks go.", rich_help_panel=STREAM)
 ]
 TargetMs = Annotated[
     float | None,
@@ -165,6 +166,26 @@ MaxTokens = Annotated[int, typer.Option(help="Longest answer.", rich_help_panel=
 Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token.", rich_help_panel=ANSWER)]
 TopP = Annotated[float, typer.Option(help="Sample from this much probability.", rich_help_panel=ANSWER)]
 Seed = Annotated[int, typer.Option(help="Seed of the sampling.", rich_help_panel=ANSWER)]
+Frames = Annotated[
+    str | None,
+    typer.Option(help="Frames the memory shall bring back, as 3,8-12, instead of looking up.", rich_help_panel=ANSWER),
+]
 Stop = Annotated[list[str] | None, typer.Option(help="Text that ends the answer.", rich_help_panel=ANSWER)]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per line and nothing else on stdout.")]
+
+
+def numbers(text: str | None, option: str) -> tuple[int, ...]:
+    """Read whole numbers and ranges of them, as ``3,8-12``.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    found: list[int] = []
+    for part in [] if text is None else text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if last < first:
+            raise ValueError(f"{option}: {text!r} must be whole numbers and ranges of them, as 3,8-12")
+        found += range(first, last + 1)
+    return tuple(found)

@@ -29,6 +29,9 @@ def retrieval(
     repeats: Annotated[int, typer.Option(help="Questions to each stream.")] = 5,
     ram_blocks: Annotated[int, typer.Option(help="Blocks in memory; the others lie on disk.")] = 200,
     disk: Annotated[Path | None, typer.Option(help="Where those go; default: a temporary folder.")] = None,
+    cold: Annotated[
+        bool, typer.Option(help="Have the system forget their files before every question, as after a long silence.")
+    ] = False,
     dtype: options.Dtype = "bfloat16",
     device: options.Device = "auto",
     as_json: options.Json = False,
@@ -52,6 +55,7 @@ def retrieval(
         encoded=min(encoded, today),
         repeats=repeats,
         ram_blocks=ram_blocks,
+        cold=cold,
         dtype=str(choose_dtype(dtype, place, model_shape)).removeprefix("torch."),
         device=str(place),
     )
@@ -64,3 +68,6 @@ def retrieval(
         ms = result["again"]["first_token_ms"]
         out.line(f"transformers, {today} frames again {ms:8.0f} ms   ours is {result['share_of_today']:.4f} of that")
     out.line(f"the long stream: {size(result['memory_bytes'])} in memory, {size(result['disk_bytes'])} on disk")
+    out.line(f"read from the disk for one of its questions: {size(result['read_bytes'])}")
+    if cold and result["disk_bytes"] and not result["read_bytes"]:
+        out.note("the system did not forget the files: is --disk in memory (tmpfs)?")

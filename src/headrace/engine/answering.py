@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from headrace import registry
 from headrace.engine.decoding import Chooser, Detokenizer
 from headrace.engine.pipeline import Pipeline
 from headrace.engine.state import StreamState, alias
 from headrace.engine.step import Stopwatch, framed, prefill, replay, see
-from headrace.protocols import Backbone, Context
-from headrace.types import Answer, Cursor, Query, Segment, Span, Token, join
+from headrace.protocols import Backbone, Context, Steerable
+from headrace.types import Answer, Cursor, ModelSpec, Query, Segment, Span, Token, join
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a question is answered from: what runs, the state at its moment, and a Context on its memory."""
+    """What a question is answered from: what runs, the state at its moment, and a Context on its memory.
+
+    ``frames`` are those it wants brought back, none for what the memory looks up.
+    """
 
     pipeline: Pipeline
     state: StreamState
     context: Context
+    frames: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,29 @@ class Asked:
     context: Context
     cursor: Cursor
     logits: Tensor
+
+
+def check_told(memory: Any, frames: Sequence[int]) -> None:
+    """Refuse a question that says which frames it wants, where the memory cannot be told.
+
+    Raises:
+        ValueError: So it is.
+    """
+    if frames and not isinstance(memory, Steerable):
+        name = registry.name_of(memory)
+        raise ValueError(f"frames: {name} cannot be told what to look up; take a memory such as rekv")
+
+
+def opened(memory: Any, state: Any, spec: ModelSpec, frames: Sequence[int]) -> Context:
+    """Open a memory for a question, which may say which frames it shall bring back.
+
+    Raises:
+        ValueError: The memory does not hold one of them, or looks nothing up.
+    """
+    check_told(memory, frames)
+    if frames:
+        return memory.read_frames(state, spec, frames)  # type: ignore[no-any-return]
+    return memory.read(state, spec, query=True)  # type: ignore[no-any-return]
 
 
 def answer(backbone: Backbone, query: Query, prompt: Prompt, *, start: float) -> Iterator[Token | Said]:
@@ -159,7 +188,7 @@ def show_past(backbone: Backbone, prompt: Prompt) -> tuple[Context, Cursor]:
         return context, cursor
     if memory.digests:
         held, cursor, span, _ = prefill(pipeline, backbone, alias(held), cursor, tokens)
-        return memory.read(memory.write(held, span), backbone.spec, query=True), framed(cursor)
+        return opened(memory, memory.write(held, span), backbone.spec, prompt.frames), framed(cursor)
     segment, cursor = backbone.place(cursor, memory.carry(backbone.wrap(tokens, cursor)))
     backbone.extend(segment, context, pruner=pipeline.pruner, outputs=0)
     return context, framed(cursor)

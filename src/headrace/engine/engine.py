@@ -62,7 +62,7 @@ class Engine:
             prompt: ``trained`` writes prompts and positions as the model's authors did, ``library`` as transformers
                 does, where the two differ.
             disk: Scratch folder for blocks beyond the memory's ``ram_blocks``; what is in it goes with the stream.
-            disk_mb: Most MiB in that folder, None for no limit; beyond it the oldest blocks go.
+            disk_mb: Most MiB of the stream in that folder, None for no limit; beyond it the least useful blocks go.
             watch: Standing instructions (or one) that hold from the first frame on; see ``Stream.watch``.
 
         Raises:

@@ -14,7 +14,7 @@ import torch
 
 from headrace.cache import Disk
 from headrace.engine import saving
-from headrace.engine.answering import Prompt, Said, answer
+from headrace.engine.answering import Prompt, Said, answer, opened
 from headrace.engine.checkpoints import EVERY_S, Checkpointer
 from headrace.engine.folder import Folder
 from headrace.engine.listening import listen, stand
@@ -170,7 +170,7 @@ class Stream:
 
         Args:
             question: A text, or a Query.
-            **options: Fields of ``Query``: max_tokens, temperature, top_p, seed, stop, remember, evidence.
+            **options: Fields of ``Query``: max_tokens, temperature, top_p, seed, stop, remember, evidence, frames.
 
         Returns:
             The answer. The stream's memory is untouched unless ``remember`` was set.
@@ -225,13 +225,13 @@ class Stream:
                 if pending:
                     self._step(replace(self._state, pending=()), pending)
             state, memory = self._state, self.pipeline.memory
-            context = memory.read(state.memory, self.spec, query=True)
+            context = opened(memory, state.memory, self.spec, query.frames)
             if state.pending:
                 state = replace(state, encoder=fork(state.encoder), compressor=fork(state.compressor))
             if memory.kind == "tokens" or (state.pending and memory.digests):
                 # used outside the lock, while a push may write to the stream's own
                 state = replace(state, memory=fork(state.memory))
-        return Prompt(self.pipeline, state, context)
+        return Prompt(self.pipeline, state, context, query.frames)
 
     def _remember(self, said: Said) -> None:
         """Write a question and its answer into the memory."""

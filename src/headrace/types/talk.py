@@ -23,6 +23,8 @@ class Query:
         stop: Strings that end the answer, or one; they are not part of it.
         remember: Write the question and the answer into the stream's memory.
         evidence: How many moments to name.
+        frames: Stream indices of the frames that the memory shall bring back, whatever it would look up; empty for what
+            it looks up.
     """
 
     text: str
@@ -33,6 +35,7 @@ class Query:
     stop: tuple[str, ...] | str = ()
     remember: bool = False
     evidence: int = 3
+    frames: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.text.strip():
@@ -52,6 +55,10 @@ class Query:
             raise ValueError(f"top_p: must be above 0 and at most 1, not {self.top_p}")
         if self.evidence < 0:
             raise ValueError(f"evidence: must be 0 or more, not {self.evidence}")
+        frames = tuple(self.frames)
+        if any(isinstance(x, bool) or not isinstance(x, int) or x < 0 for x in frames):
+            raise ValueError(f"frames: must be stream indices, whole numbers from 0, not {self.frames!r}")
+        object.__setattr__(self, "frames", tuple(sorted(set(frames))))
 
 
 @dataclass(frozen=True, slots=True)

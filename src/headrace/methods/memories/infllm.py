@@ -87,6 +87,9 @@ class InfLLM(Method):
     max_blocks: int = 2000  # blocks that are kept; the oldest leave
     ram_blocks: int | None = None  # of these in memory, the others on the stream's disk if it has one; None: all
     narrow: bool = False  # keep blocks in 8 bits
+    near: int = (
+        32  # blocks per layer of which a copy stays where the decoder runs, where they lie elsewhere; speed only
+    )
     positions: str = "auto"  # repack: as published; original: ids with gaps where tokens were dropped; auto: as trained
 
     card: ClassVar[Card] = Card(
@@ -95,14 +98,14 @@ class InfLLM(Method):
         licence="MIT",
         differs="a block is a frame; the paper's mask unless remainder=released; attention summed in fp32; bounded",
     )
-    tunable: ClassVar[frozenset[str]] = frozenset({"retrieve", "max_blocks"})
+    tunable: ClassVar[frozenset[str]] = frozenset({"retrieve", "max_blocks", "near"})
     shorthand: ClassVar[str] = "retrieve"
     kind: ClassVar[str] = "kv"
     digests: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_policy(self.positions)
-        for name, least in (("retrieve", 0), ("window", 1), ("represent", 1), ("max_blocks", 1)):
+        for name, least in (("retrieve", 0), ("window", 1), ("represent", 1), ("max_blocks", 1), ("near", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: must be at least {least}, not {getattr(self, name)}")
         for name, least in (("sinks", 0), ("block", 1), ("exec_rows", 1), ("ram_blocks", 0)):
@@ -151,6 +154,7 @@ class InfLLM(Method):
                 released=self.remainder == "released",
                 per_head=self.per_head,
                 most_rows=self._most_rows(spec),
+                near=self.near,
             ),
             next_row=state.window.table.stop,
             positions=resolve_policy(self.positions, spec.positions),
@@ -180,7 +184,7 @@ class InfLLM(Method):
         state.ends, state.talking = fences.ends, fences.talking
         state.window.evict_before(state.cut)
         limits = Limits(self.max_blocks, self.ram_blocks, self.narrow)
-        state.shelf, gone = state.shelf.settled(limits, state.cut)
+        state.shelf, gone = state.shelf.looked_up(trace.looked).settled(limits, state.cut)
         if len(gone):
             state.index = state.index.drop(gone)
         return state
@@ -212,12 +216,13 @@ class InfLLM(Method):
         return kept + state.index.num_bytes() + 4 * state.scores.numel()
 
     def bound_bytes(self, spec: ModelSpec) -> int:
-        """Window, sinks, a block and a step that wait, ``max_blocks`` blocks, their vectors."""
+        """Window, sinks, a block and a step that wait, ``max_blocks`` blocks, their vectors, and copies of blocks."""
         most = self._most_rows(spec)
         rows = self.window + 3 * most + 2 * 4096 + (spec.prefix_rows if self.sinks is None else self.sinks) + 64
         row = spec.row_bytes * 3 // 2 + 8 * spec.layers + 21 + 8 * spec.position_rows + 4 * spec.layers * spec.heads
-        notes = most * (8 * spec.layers + 25 + 8 * spec.position_rows) + 56
+        notes = most * (8 * spec.layers + 25 + 8 * spec.position_rows) + 64
         held = self.max_blocks if self.ram_blocks is None else min(self.ram_blocks, self.max_blocks)
         vector = spec.layers * spec.heads * spec.head_dim * 4
         blocks = held * most * spec.row_bytes + self.max_blocks * notes
+        blocks += min(self.near, self.max_blocks) * most * spec.row_bytes
         return rows * row + blocks + (2 * self.max_blocks + 64) * vector

@@ -16,11 +16,13 @@ in any case; within a frame, and between frames that follow each other, ids keep
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from headrace.cache import (
     Disk,
+    Given,
     KVCache,
     Library,
     Limits,
@@ -113,18 +115,27 @@ class ReKV(Method):
 
     def read(self, state: ReKVState, spec: ModelSpec, *, query: bool) -> WindowContext:
         """Frames see window and sinks, a question sinks and what it looks up."""
+        if query:
+            library = Library(state.shelf, state.retriever, state.index, self.retrieve, self.recent)
+            return RecallContext(spec, *self._near(state), library, **self._values(state, spec))
+        return WindowContext(spec, *self._near(state), **self._values(state, spec))
+
+    def read_frames(self, state: ReKVState, spec: ModelSpec, frames: Sequence[int]) -> RecallContext:
+        """A question sees sinks and these frames (external retrieval)."""
+        library = Library(state.shelf, Given.of(state.shelf, frames), None, len(frames))
+        return RecallContext(spec, *self._near(state), library, **self._values(state, spec))
+
+    def _near(self, state: ReKVState) -> tuple[Past, Past]:
         sinks = Past(state.sinks.snapshot(), state.sinks.table.view())
-        window = Past(state.window.snapshot(), state.window.table.view())
-        values: dict[str, Any] = {
+        return sinks, Past(state.window.snapshot(), state.window.table.view())
+
+    def _values(self, state: ReKVState, spec: ModelSpec) -> dict[str, Any]:
+        return {
             "num_sinks": max(state.num_sinks, 0),
             "reach": self.window,
             "next_row": state.window.table.stop,
             "positions": resolve_policy(self.positions, spec.positions),
         }
-        if not query:
-            return WindowContext(spec, sinks, window, **values)
-        library = Library(state.shelf, state.retriever, state.index, self.retrieve, self.recent)
-        return RecallContext(spec, sinks, window, library, **values)
 
     def write(self, state: ReKVState, span: Span) -> ReKVState:
         """Append to the window, seal every frame, forget what is beyond the bounds."""
@@ -142,7 +153,7 @@ class ReKV(Method):
             state.index = state.retriever.add(state.index, state.shelf.next_id, block, embeds)
             state.shelf = state.shelf.add(block)
         limits = Limits(self.max_blocks, self.ram_blocks, self.narrow)
-        state.shelf, gone = state.shelf.settled(limits, state.window.table.first)
+        state.shelf, gone = state.shelf.looked_up(span.trace or ()).settled(limits, state.window.table.first)
         if len(gone):
             state.index = state.retriever.drop(state.index, gone)
         return state
@@ -162,7 +173,7 @@ class ReKV(Method):
         table = (2 * 4096 + rows) * (21 + 8 * spec.position_rows)
         near = rows * (spec.row_bytes * 3 // 2 + 8 * spec.layers) + table
         per_block = spec.grid[0] * spec.grid[1] + MARGIN
-        notes = per_block * (8 * spec.layers + 25 + 8 * spec.position_rows) + 56
+        notes = per_block * (8 * spec.layers + 25 + 8 * spec.position_rows) + 64
         held = self.max_blocks if self.ram_blocks is None else min(self.ram_blocks, self.max_blocks)
         vector = max(spec.layers * spec.kv_heads * spec.head_dim, spec.dim) * 4
         blocks = held * per_block * spec.row_bytes + self.max_blocks * notes

@@ -22,21 +22,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from headrace.cache import (
-    AskContext,
-    Disk,
-    Found,
-    KVCache,
-    Layout,
-    Limits,
-    MeanKeys,
-    Past,
-    Sealed,
-    Seen,
-    Shelf,
-    Strand,
-    cut_blocks,
-)
+from headrace.cache import AskContext, Disk, Found, KVCache, Layout, Limits, MeanKeys, Past, Sealed, Seen, Shelf, Strand
+from headrace.cache.sealed import cut_blocks
 from headrace.cache.strand import joined
 from headrace.cache.witness import retrieved
 from headrace.ops.attention import KeyGroup
@@ -232,6 +219,10 @@ class BilevelContext(AskContext):
         looked = retrieved(self._shelf, found) if found else None
         return self._witness.of_rows(tables, known, self._segments, self._next_row, looked)
 
+    def finish(self) -> Span:
+        """Hand over the rows of the tail, and what was read densely."""
+        return self._with_trace(self._looked(self._shelf))
+
 
 @dataclass(frozen=True, kw_only=True)
 class VideoXL2(Method):
@@ -313,12 +304,12 @@ class VideoXL2(Method):
         state.numbers = torch.cat((state.numbers, torch.tensor(numbers, dtype=torch.int64)))
         state.starts = state.starts[-self.previous - 2 :]
         self._leave(state, int(sees[-1]))
-        shelf, gone = state.shelf.settled(Limits(self.max_blocks, self.ram_blocks), state.window.table.first)
+        shelf = state.shelf.looked_up(span.trace or ())
+        shelf, gone = shelf.settled(Limits(self.max_blocks, self.ram_blocks), state.window.table.first)
         if len(gone):
             state.numbers = state.numbers[~torch.isin(state.shelf.ids, gone)]
             state.index = state.retriever.drop(state.index, gone)
-            oldest = shelf.blocks[0].first_row if len(shelf) else first + len(seg)
-            state.marks = tuple(marks.take(marks.rows >= oldest) for marks in state.marks)
+            state.marks = tuple(marks.take(shelf.holds(marks.rows)) for marks in state.marks)
         state.shelf = shelf
         return state
 
@@ -357,7 +348,7 @@ class VideoXL2(Method):
         rows = near * (spec.row_bytes * 3 // 2 + 8 * spec.layers) + (3 * 4096 + near) * note
         held = self.max_blocks if self.ram_blocks is None else min(self.ram_blocks, self.max_blocks)
         marks = self.max_blocks * MARGIN * (spec.row_bytes * 3 // 2 + note * spec.layers)
-        notes = self.max_blocks * (most * (8 * spec.layers + note) + 64)
+        notes = self.max_blocks * (most * (8 * spec.layers + note) + 72)
         vector = max(spec.layers * spec.kv_heads * spec.head_dim, spec.dim) * 4
         return rows + held * most * spec.row_bytes + marks + notes + (2 * self.max_blocks + 64) * vector
 
