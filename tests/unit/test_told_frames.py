@@ -45,6 +45,17 @@ def test_frames_that_are_told_are_what_a_question_sees(tmp_path: Path):
         method.read_frames(state, model, (0, 999))
 
 
+def test_frames_that_wait_for_their_step_do_not_bring_others_back():
+    """The memory takes them in for the question, and is opened again: still on the frames it was told."""
+    pictures = torch.randint(0, 256, (5, 48, 64, 3), generator=dice(6), dtype=torch.uint8)
+    with load("nano").open("rekv:1", settings=("memory.window=80",), chunk_frames=2) as stream:
+        for i, picture in enumerate(pictures):
+            stream.push(Frame(i, float(i), picture))
+        assert stream.state.pending
+        told = stream.ask("how many things are there", max_tokens=2, evidence=9, frames=(3, 1))
+    assert {moment.frame for moment in told.evidence} == {1, 3}
+
+
 def test_a_question_may_say_which_frames_it_wants():
     """By ``ask`` and by the command; of a memory that cannot, and of numbers that are none, one line."""
     pictures = torch.randint(0, 256, (5, 48, 64, 3), generator=dice(5), dtype=torch.uint8)
