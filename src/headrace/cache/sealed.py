@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from headrace.cache.disk import Disk, File
+from headrace.cache.pages import own_copy, own_pages
 from headrace.cache.store import KVCache
 from headrace.cache.written import Written
 from headrace.ops.narrow import narrow, widen
@@ -164,7 +165,7 @@ class Sealed:
         kv_heads, _, width = layers[0].keys.shape
         num, like = sum(2 * layer.keys.numel() for layer in layers), layers[0].keys
         whole, offsets = torch.arange(notes.frame.shape[0]), []
-        flat, at = torch.empty(num, dtype=like.dtype, device=like.device), 0
+        flat, at = own_pages((num,), like.dtype, like.device), 0
         for layer in layers:
             offsets.append(whole if len(layer.rows) == len(whole) else layer.rows.clone())
             for x in (layer.keys, layer.values):
@@ -248,7 +249,7 @@ class Sealed:
                     code, scale = narrow(x, axis)
                     codes.append(code.flatten())
                     scales.append(scale.flatten())
-            parts = (torch.cat(codes), torch.cat(scales))
+            parts = (own_copy(torch.cat(codes)), own_copy(torch.cat(scales)))
             self._narrow = Sealed(self.first_row, self.notes, self.offsets, parts, self.heads, self.dtype)
         return self._narrow
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headrace.cache.pages import own_pages
 from headrace.cache.written import Written
 from headrace.types import Segment
 
@@ -38,11 +39,11 @@ class Chunk:
     def empty(num_rows: int, position_rows: int) -> Chunk:
         """Allocate a chunk."""
         return Chunk(
-            kind=torch.empty(num_rows, dtype=torch.int8),
-            frame=torch.empty(num_rows, dtype=torch.int64),
-            time_s=torch.empty(num_rows, dtype=torch.float64),
-            turn=torch.empty(num_rows, dtype=torch.int32),
-            ids=torch.empty(position_rows, num_rows, dtype=torch.int64),
+            kind=own_pages((num_rows,), torch.int8),
+            frame=own_pages((num_rows,), torch.int64),
+            time_s=own_pages((num_rows,), torch.float64),
+            turn=own_pages((num_rows,), torch.int32),
+            ids=own_pages((position_rows, num_rows), torch.int64),
         )
 
     def put(self, target: slice, segment: Segment, source: slice) -> None:

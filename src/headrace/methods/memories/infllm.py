@@ -215,4 +215,4 @@ class InfLLM(Method):
         held = self.max_blocks if self.ram_blocks is None else min(self.ram_blocks, self.max_blocks)
         vector = spec.layers * spec.heads * spec.head_dim * 4
         blocks = held * most * spec.row_bytes + self.max_blocks * notes
-        return rows * row + blocks + (2 * self.max_blocks + 64) * vector
+        return rows * row + blocks + VectorIndex.most(self.max_blocks) * vector

@@ -29,6 +29,7 @@ from headrace.cache import (
     RecallContext,
     Sealed,
     Shelf,
+    VectorIndex,
     WindowContext,
     cut_blocks,
 )
@@ -165,4 +166,4 @@ class ReKV(Method):
         held = self.max_blocks if self.ram_blocks is None else min(self.ram_blocks, self.max_blocks)
         vector = max(spec.layers * spec.kv_heads * spec.head_dim, spec.dim) * 4
         blocks = held * per_block * spec.row_bytes + self.max_blocks * notes
-        return near + blocks + (2 * self.max_blocks + 64) * vector
+        return near + blocks + VectorIndex.most(self.max_blocks) * vector

@@ -35,6 +35,7 @@ from headrace.cache import (
     Seen,
     Shelf,
     Strand,
+    VectorIndex,
     cut_blocks,
 )
 from headrace.cache.strand import joined
@@ -356,7 +357,7 @@ class VideoXL2(Method):
         marks = self.max_blocks * MARGIN * (spec.row_bytes * 3 // 2 + note * spec.layers)
         notes = self.max_blocks * (most * (8 * spec.layers + note) + 64)
         vector = max(spec.layers * spec.kv_heads * spec.head_dim, spec.dim) * 4
-        return rows + held * most * spec.row_bytes + marks + notes + (2 * self.max_blocks + 64) * vector
+        return rows + held * most * spec.row_bytes + marks + notes + VectorIndex.most(self.max_blocks) * vector
 
 
 def _blocks(
