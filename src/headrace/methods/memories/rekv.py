@@ -134,10 +134,10 @@ class ReKV(Method):
         if early:
             state.sinks.append(span.cut(0, early))
         state.window.append(span)
+        grid, rows = state.window.spec.grid, state.window.table.view()
         state.window.evict_before(state.window.table.stop - self.window)
-        grid = state.window.spec.grid
         for start, stop in cut_blocks(span.segment, early, grid[0] * grid[1] + MARGIN):
-            block = Sealed.seal(span.layers, span.segment, start, stop, first)
+            block = Sealed.seal(span.layers, rows.within(first + start, first + stop), start)
             embeds = span.segment.embeds[start:stop]
             state.index = state.retriever.add(state.index, state.shelf.next_id, block, embeds)
             state.shelf = state.shelf.add(block)

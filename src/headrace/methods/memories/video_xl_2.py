@@ -303,9 +303,9 @@ class VideoXL2(Method):
         spec, before = state.window.spec, state.count
         state.window.append(span)
         state.starts, state.count, sees = _blocks(seg, first, state.starts, before, self)
-        numbers = []
+        numbers, rows = [], state.window.table.view()
         for start, stop in cut_blocks(seg, 0, spec.grid[0] * spec.grid[1] + MARGIN):
-            block = Sealed.seal(span.layers, seg, start, stop, first)
+            block = Sealed.seal(span.layers, rows.within(first + start, first + stop), start)
             state.index = state.retriever.add(state.index, state.shelf.next_id, block, seg.embeds[start:stop])
             state.shelf = state.shelf.add(block)
             numbers.append(_number(state.starts, first + start))
