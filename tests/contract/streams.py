@@ -9,7 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from headrace.cache import Sealed
+from headrace.cache import RowView, Sealed
 from headrace.types import Cursor, Frame, Kind, LayerSpan, ModelSpec, Observation, Reply, Segment, VisualTokens
 from reference.naive.decoder import DIM as DECODER_DIM
 
@@ -211,6 +211,7 @@ def shelved(seed: int, i: int, model: ModelSpec) -> Shelved:
     layers = tuple(
         LayerSpan(random(model.kv_heads, len(x), 16), random(model.kv_heads, len(x), 16), None, x) for x in rows
     )
-    block = Sealed.seal(layers, segment, 0, num, 10 * i)
+    notes = RowView.alone(10 * i, segment.kind, segment.frame, segment.time_s, segment.ids)
+    block = Sealed.seal(layers, notes, 0)
     queries = tuple(random(model.heads, 3, model.head_dim) for _ in range(model.layers))
     return Shelved(i, block, segment.embeds, queries, random(3, model.dim))

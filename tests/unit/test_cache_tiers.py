@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 from safetensors.torch import load, save
 
-from headrace.cache import Disk, KVCache, Limits, Sealed, Shelf, VectorIndex, cut_blocks
+from headrace.cache import Disk, KVCache, Limits, RowView, Sealed, Shelf, VectorIndex, cut_blocks
 from headrace.cache.disk import LOCK
 from headrace.cache.sealed import Held
 from headrace.engine.state import pack, same, unpack
@@ -29,11 +29,17 @@ from unit.test_cache_machine import layer_span, segment
 LAYERS, HEADS, WIDTH = 2, 2, 2
 
 
+def notes(num: int, start: int) -> RowView:
+    """What is known of so many rows."""
+    rows = segment(num, 1, start, 0)
+    return RowView.alone(start, rows.kind, rows.frame, rows.time_s, rows.ids)
+
+
 def sealed(start: int, num: int, *, lost: int = 0) -> Sealed:
     """A block whose rows say whose they are; layer 1 has lost its first ``lost`` rows."""
     rows = list(range(num))
     layers = [layer_span(rows, start, 0, False), layer_span(rows[lost:], start, 1, False)]
-    return Sealed.seal(layers, segment(num, 1, start, 0), 0, num, start)
+    return Sealed.seal(layers, notes(num, start), 0)
 
 
 def told(block: Sealed) -> list[Any]:
@@ -314,7 +320,7 @@ def test_a_narrow_block_reads_like_the_whole_one_within_its_rounding(tmp_path: P
         keys, values = (torch.randn(model.kv_heads, num, model.head_dim, generator=generator) for _ in range(2))
         rows = torch.arange(20)[20 - num :]
         layers.append(type(layer_span([0], 0, 0, False))(keys, values, None, rows))
-    whole = Shelf(disk=disk).add(Sealed.seal(layers, segment(20, 1, 0, 0), 0, 20, 0))
+    whole = Shelf(disk=disk).add(Sealed.seal(layers, notes(20, 0), 0))
     small, _ = whole.settled(Limits(5, None, True), 20)
     filed, _ = whole.settled(Limits(5, 0, True), 20)
     assert small.blocks[0].held_bytes < 0.6 * whole.blocks[0].held_bytes

@@ -182,6 +182,17 @@ def test_a_planted_block_is_found_among_a_thousand(axes: int):
         assert int(state.shelf.blocks[place].notes.frame[0]) == 500
 
 
+@pytest.mark.parametrize("method", [ReKV(window=9), InfLLM(window=9)])
+def test_blocks_keep_what_is_known_of_their_rows_in_one_table(method: Any):
+    """Small things of every block's own, kept long, would keep an allocator's heap from shrinking."""
+    model = spec()
+    segments = stream(model, 20)
+    shelf = shown(method, Decoder(model), segments).shelf
+    assert len({id(chunk) for block in shelf.blocks for chunk in block.notes.chunks}) == 1
+    frames = torch.cat([segment.frame for segment in segments])
+    assert all(torch.equal(block.notes.frame, frames[block.first_row : block.stop_row]) for block in shelf.blocks)
+
+
 @pytest.mark.parametrize("axes", [1, 3])
 def test_infllm_finds_a_block_that_agrees_with_the_mean_far_query(axes: int):
     """Among 1,000 random vectors."""

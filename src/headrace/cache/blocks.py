@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headrace.cache.pages import own_pages
 from headrace.cache.written import Written
 from headrace.types import LayerSpan
 
@@ -38,13 +39,13 @@ class Block:
         heads, _, width = like.keys.shape
 
         def room() -> Tensor:
-            return torch.empty(heads, num_rows, width, dtype=like.keys.dtype, device=like.keys.device)
+            return own_pages((heads, num_rows, width), like.keys.dtype, like.keys.device)
 
         return Block(
             keys=room(),
             values=room(),
             rotated=None if like.rotated is None else room(),
-            rows=torch.empty(num_rows, dtype=torch.int64),
+            rows=own_pages((num_rows,), torch.int64),
         )
 
     @property
@@ -56,11 +57,11 @@ class Block:
         """Copy the rows ``start..stop`` to the same places of a new block of the same size."""
 
         def half(x: Tensor) -> Tensor:
-            new = torch.empty_like(x)
+            new = own_pages(x.shape, x.dtype, x.device)
             new[..., start:stop, :] = x[..., start:stop, :]
             return new
 
-        rows = torch.empty_like(self.rows)
+        rows = own_pages(self.rows.shape, torch.int64)
         rows[start:stop] = self.rows[start:stop]
         return Block(half(self.keys), half(self.values), None if self.rotated is None else half(self.rotated), rows)
 

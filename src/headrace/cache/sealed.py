@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 
 from headrace.cache.disk import WANTED, Disk, File, advise
+from headrace.cache.pages import own_copy, own_pages
 from headrace.cache.store import KVCache
+from headrace.cache.table import RowView
 from headrace.cache.written import Written
 from headrace.ops.narrow import narrow, widen
 from headrace.types import LayerSpan, ModelSpec, Segment
@@ -26,33 +28,10 @@ from headrace.types import LayerSpan, ModelSpec, Segment
 _COLUMNS, _PARTS = ("kind", "frame", "time_s", "ids"), ("flat", "scales")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Notes:
-    """What is known of a block's R rows; on the CPU.
-
-    Attributes:
-        kind: (R,) int8.
-        frame: (R,) int64 stream index of the frame, -1 for text.
-        time_s: (R,) float64.
-        ids: (P, R) int64 canonical position ids.
-    """
-
-    kind: Tensor
-    frame: Tensor
-    time_s: Tensor
-    ids: Tensor
-
-    @staticmethod
-    def of(segment: Segment, start: int, stop: int) -> Notes:
-        """Copy what a segment says of its rows ``start..stop``."""
-        at = slice(start, stop)
-        return Notes(
-            segment.kind[at].clone(), segment.frame[at].clone(), segment.time_s[at].clone(), segment.ids[:, at].clone()
-        )
-
-    def num_bytes(self) -> int:
-        """Bytes of the columns."""
-        return sum(x.numel() * x.itemsize for x in (self.kind, self.frame, self.time_s, self.ids))
+@lru_cache(maxsize=64)
+def _all_of(num: int) -> Tensor:
+    """(R,) the rows of a block that has all of them, shared by all blocks of that length."""
+    return torch.arange(num)
 
 
 class Held:
@@ -78,7 +57,7 @@ class Sealed:
 
     Args:
         first_row: Arrival number of its first row.
-        notes: What is known of its R rows.
+        notes: What is known of its R rows; keeps their part of a stream's table alive.
         offsets: Per layer (R_l,) int64 ascending, which of the rows it has.
         parts: The keys and values of all layers, (2, G, R_l, D) of one behind that of the other, in one flat tensor; or
             in 8 bits: the flat codes, and the flat scales, per layer (G, D) for keys and (G, R_l) for values.
@@ -114,7 +93,7 @@ class Sealed:
     def __init__(
         self,
         first_row: int,
-        notes: Notes,
+        notes: RowView,
         offsets: tuple[Tensor, ...],
         parts: tuple[Tensor, ...],
         heads: tuple[int, int],
@@ -140,56 +119,51 @@ class Sealed:
         self.held_bytes = self.num_bytes + self._notes_bytes()
 
     def _notes_bytes(self) -> int:
-        return self.notes.num_bytes() + sum(x.numel() * 8 for x in {id(x): x for x in self.offsets}.values())
+        own = {id(x): x.numel() * 8 for x in self.offsets if x is not _all_of(len(self))}
+        return self.notes.num_bytes() + sum(own.values())
 
     @staticmethod
-    def seal(layers: Sequence[LayerSpan], segment: Segment, start: int, stop: int, first_row: int) -> Sealed:
-        """Copy the rows ``start..stop`` of a span.
+    def seal(layers: Sequence[LayerSpan], notes: RowView, start: int) -> Sealed:
+        """Copy rows of a span.
 
         Args:
             layers: Keys and values per layer.
-            segment: What is known of the rows, with canonical ids.
+            notes: What is known of the rows, with canonical ids, as it stands in the stream's table.
             start: First row of the block in the span.
-            stop: Row behind the last.
-            first_row: Arrival number of the span's first row.
         """
-        parts = []
+        parts, stop = [], start + len(notes)
         for layer in layers:
             low, high = (int(torch.searchsorted(layer.rows, row)) for row in (start, stop))
             rows = layer.rows[low:high] - start
             parts.append(LayerSpan(layer.keys[:, low:high], layer.values[:, low:high], None, rows))
-        return Sealed._of(parts, Notes.of(segment, start, stop), first_row + start)
+        return Sealed._of(parts, notes)
 
     @staticmethod
     def gather(cache: KVCache, start: int, stop: int) -> Sealed:
         """Copy the rows ``start..stop`` (arrival numbers) out of a cache that holds them."""
-        view = cache.table.view()
-        at = slice(start - view.first, stop - view.first)
-        notes = Notes(*(view.column(name)[..., at].clone() for name in ("kind", "frame", "time_s", "ids")))
         layers = []
         for layer in range(cache.spec.layers):
             parts = [run.within(start, stop) for run in cache.runs(layer)]
             parts = [run for run in parts if len(run)] or parts[:1]
             keys, values = (torch.cat([getattr(run, side) for run in parts], 1) for side in ("keys", "values"))
             layers.append(LayerSpan(keys, values, None, torch.cat([run.rows for run in parts]) - start))
-        return Sealed._of(layers, notes, start)
+        return Sealed._of(layers, cache.table.view().within(start, stop))
 
     @staticmethod
-    def _of(layers: Sequence[LayerSpan], notes: Notes, first_row: int) -> Sealed:
+    def _of(layers: Sequence[LayerSpan], notes: RowView) -> Sealed:
         """Put the rows of all layers behind each other."""
         kv_heads, _, width = layers[0].keys.shape
         num, like = sum(2 * layer.keys.numel() for layer in layers), layers[0].keys
-        whole, offsets = torch.arange(notes.frame.shape[0]), []
-        flat, at = torch.empty(num, dtype=like.dtype, device=like.device), 0
+        flat, at, offsets = own_pages((num,), like.dtype, like.device), 0, []
         for layer in layers:
-            offsets.append(whole if len(layer.rows) == len(whole) else layer.rows.clone())
+            offsets.append(_all_of(len(notes)) if len(layer.rows) == len(notes) else layer.rows.clone())
             for x in (layer.keys, layer.values):
                 flat[at : at + x.numel()].view(x.shape).copy_(x)
                 at += x.numel()
-        return Sealed(first_row, notes, tuple(offsets), (flat,), (kv_heads, width), flat.dtype)
+        return Sealed(notes.first, notes, tuple(offsets), (flat,), (kv_heads, width), flat.dtype)
 
     def __len__(self) -> int:
-        return self.notes.frame.shape[0]
+        return len(self.notes)
 
     @property
     def stop_row(self) -> int:
@@ -280,7 +254,7 @@ class Sealed:
                     code, scale = narrow(x, axis)
                     codes.append(code.flatten())
                     scales.append(scale.flatten())
-            parts = (torch.cat(codes), torch.cat(scales))
+            parts = (own_copy(torch.cat(codes)), own_copy(torch.cat(scales)))
             self._narrow = Sealed(self.first_row, self.notes, self.offsets, parts, self.heads, self.dtype)
         return self._narrow
 
@@ -338,11 +312,10 @@ class Sealed:
     def unpack(tree: dict[str, Any], spec: ModelSpec) -> Sealed:
         """Rebuild from ``pack``."""
         rows = tree["rows"]
-        notes = Notes(*(rows.tensors[name] for name in _COLUMNS))
+        notes = RowView.alone(tree["first_row"], *(rows.tensors[name] for name in _COLUMNS))
         parts = tuple(rows.tensors[name] for name in _PARTS if name in rows.tensors)
         parts = parts if tree["host"] else tuple(part.to(spec.device) for part in parts)
-        whole = torch.arange(notes.frame.shape[0])
-        offsets = tuple(whole if x is None else x for x in tree["offsets"])
+        offsets = tuple(_all_of(len(notes)) if x is None else x for x in tree["offsets"])
         block = Sealed(tree["first_row"], notes, offsets, parts, tuple(tree["heads"]), spec.dtype)
         rows.taken_by(block)
         return block

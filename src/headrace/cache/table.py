@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headrace.cache.pages import own_pages
 from headrace.cache.written import Written
 from headrace.types import Segment
 
@@ -38,11 +39,11 @@ class Chunk:
     def empty(num_rows: int, position_rows: int) -> Chunk:
         """Allocate a chunk."""
         return Chunk(
-            kind=torch.empty(num_rows, dtype=torch.int8),
-            frame=torch.empty(num_rows, dtype=torch.int64),
-            time_s=torch.empty(num_rows, dtype=torch.float64),
-            turn=torch.empty(num_rows, dtype=torch.int32),
-            ids=torch.empty(position_rows, num_rows, dtype=torch.int64),
+            kind=own_pages((num_rows,), torch.int8),
+            frame=own_pages((num_rows,), torch.int64),
+            time_s=own_pages((num_rows,), torch.float64),
+            turn=own_pages((num_rows,), torch.int32),
+            ids=own_pages((position_rows, num_rows), torch.int64),
         )
 
     def put(self, target: slice, segment: Segment, source: slice) -> None:
@@ -52,6 +53,10 @@ class Chunk:
         self.time_s[target] = segment.time_s[source]
         self.turn[target] = segment.turn
         self.ids[:, target] = segment.ids[:, source]
+
+
+def _row_bytes(position_rows: int) -> int:
+    return 1 + 8 + 8 + 4 + 8 * position_rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,11 +69,53 @@ class RowView:
     first: int
     stop: int
 
+    @staticmethod
+    def alone(first_row: int, kind: Tensor, frame: Tensor, time_s: Tensor, ids: Tensor) -> RowView:
+        """Rows that are in no table, by their columns; what is not given is 0."""
+        num = frame.shape[0]
+        chunk = Chunk(kind, frame, time_s, torch.zeros(num, dtype=torch.int32), ids)
+        return RowView((chunk,), max(num, 1), first_row, first_row, first_row + num)
+
+    def __len__(self) -> int:
+        return self.stop - self.first
+
+    def within(self, start: int, stop: int) -> RowView:
+        """The rows ``start..stop``, all of them held; keeps only the chunks they are in alive."""
+        low, high = (start - self.base) // self.chunk_rows, -((self.base - stop) // self.chunk_rows)
+        base = self.base + low * self.chunk_rows
+        return RowView(self.chunks[low:high], self.chunk_rows, base, start, stop)
+
     def column(self, name: str) -> Tensor:
-        """Gather one column over all rows: (R,), or (P, R) for ``ids``."""
+        """One column over all rows, (R,), or (P, R) for ``ids``; to be read only, it may be a view."""
         parts = [getattr(chunk, name) for chunk in self.chunks]
-        whole = torch.cat(parts, dim=-1) if parts else torch.empty(0, dtype=torch.int64)
+        whole = (
+            torch.empty(0, dtype=torch.int64) if not parts else parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        )
         return whole[..., self.first - self.base : self.stop - self.base]
+
+    @property
+    def kind(self) -> Tensor:
+        """(R,) int8."""
+        return self.column("kind")
+
+    @property
+    def frame(self) -> Tensor:
+        """(R,) int64 stream index of the frame, -1 for text."""
+        return self.column("frame")
+
+    @property
+    def time_s(self) -> Tensor:
+        """(R,) float64."""
+        return self.column("time_s")
+
+    @property
+    def ids(self) -> Tensor:
+        """(P, R) int64 canonical position ids."""
+        return self.column("ids")
+
+    def num_bytes(self) -> int:
+        """Bytes of the columns."""
+        return _row_bytes(self.chunks[0].ids.shape[0]) * len(self) if self.chunks else 0
 
     def segment(self, rows: Tensor) -> Segment:
         """What is known of (K,) rows, as a segment without embeddings; it has the newest row's turn."""
@@ -160,7 +207,7 @@ class RowTable:
 
     def num_bytes(self) -> int:
         """Bytes of the rows that are held."""
-        return (self.stop - self.base) * (1 + 8 + 8 + 4 + 8 * self.position_rows)
+        return (self.stop - self.base) * _row_bytes(self.position_rows)
 
     def pack(self) -> dict[str, Any]:
         """Turn into a tree that ``unpack`` rebuilds with the same chunks; rows of a full chunk are written for good."""

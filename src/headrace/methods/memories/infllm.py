@@ -225,4 +225,4 @@ class InfLLM(Method):
         vector = spec.layers * spec.heads * spec.head_dim * 4
         blocks = held * most * spec.row_bytes + self.max_blocks * notes
         blocks += min(self.near, self.max_blocks) * most * spec.row_bytes
-        return rows * row + blocks + (2 * self.max_blocks + 64) * vector
+        return rows * row + blocks + VectorIndex.most(self.max_blocks) * vector

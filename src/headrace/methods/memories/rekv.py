@@ -31,6 +31,7 @@ from headrace.cache import (
     RecallContext,
     Sealed,
     Shelf,
+    VectorIndex,
     WindowContext,
     cut_blocks,
 )
@@ -145,10 +146,10 @@ class ReKV(Method):
         if early:
             state.sinks.append(span.cut(0, early))
         state.window.append(span)
+        grid, rows = state.window.spec.grid, state.window.table.view()
         state.window.evict_before(state.window.table.stop - self.window)
-        grid = state.window.spec.grid
         for start, stop in cut_blocks(span.segment, early, grid[0] * grid[1] + MARGIN):
-            block = Sealed.seal(span.layers, span.segment, start, stop, first)
+            block = Sealed.seal(span.layers, rows.within(first + start, first + stop), start)
             embeds = span.segment.embeds[start:stop]
             state.index = state.retriever.add(state.index, state.shelf.next_id, block, embeds)
             state.shelf = state.shelf.add(block)
@@ -177,4 +178,4 @@ class ReKV(Method):
         held = self.max_blocks if self.ram_blocks is None else min(self.ram_blocks, self.max_blocks)
         vector = max(spec.layers * spec.kv_heads * spec.head_dim, spec.dim) * 4
         blocks = held * per_block * spec.row_bytes + self.max_blocks * notes
-        return near + blocks + (2 * self.max_blocks + 64) * vector
+        return near + blocks + VectorIndex.most(self.max_blocks) * vector

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from headrace.cache import AskContext, Disk, Found, KVCache, Layout, Limits, MeanKeys, Past, Sealed, Seen, Shelf, Strand
+from headrace.cache.index import VectorIndex
 from headrace.cache.sealed import cut_blocks
 from headrace.cache.strand import joined
 from headrace.cache.witness import retrieved
@@ -296,8 +297,9 @@ class VideoXL2(Method):
         spec, numbers = state.window.spec, []
         state.window.append(span)
         state.starts, state.count, sees = _blocks(seg, first, state.starts, state.count, self)
+        rows = state.window.table.view()
         for start, stop in cut_blocks(seg, 0, spec.grid[0] * spec.grid[1] + MARGIN):
-            block = Sealed.seal(span.layers, seg, start, stop, first)
+            block = Sealed.seal(span.layers, rows.within(first + start, first + stop), start)
             state.index = state.retriever.add(state.index, state.shelf.next_id, block, seg.embeds[start:stop])
             state.shelf = state.shelf.add(block)
             numbers.append(_number(state.starts, first + start))
@@ -350,7 +352,7 @@ class VideoXL2(Method):
         marks = self.max_blocks * MARGIN * (spec.row_bytes * 3 // 2 + note * spec.layers)
         notes = self.max_blocks * (most * (8 * spec.layers + note) + 72)
         vector = max(spec.layers * spec.kv_heads * spec.head_dim, spec.dim) * 4
-        return rows + held * most * spec.row_bytes + marks + notes + (2 * self.max_blocks + 64) * vector
+        return rows + held * most * spec.row_bytes + marks + notes + VectorIndex.most(self.max_blocks) * vector
 
 
 def _blocks(
