@@ -99,12 +99,14 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_at_any_point_leaves_the_old_stream_or_the_new_one(tmp_path, monkeypatch, fault):
+    early = opened(num=16)
+    late = pushed(early.fork(), 14)
     for point in itertools.count():
         path = tmp_path / str(point)
-        stream = opened(num=16)
+        stream = early.fork()
         stream.save(path)
         old, before = fork(stream.state), names(path)
-        pushed(stream, 14)
+        stream._state = fork(late.state)  # the same blocks as if the frames had been pushed here
         with monkeypatch.context() as patch:
             disk = Disk(point, FAULTS[fault]).install(patch)
             try:

@@ -125,8 +125,9 @@ def test_frames_that_come_while_an_answer_is_decoded_do_not_show_in_it(engine: A
         stream.push(picture(i))
         other.push(picture(i))
     parts = stream.ask_live("what is there now", max_tokens=5)
-    next(parts)
     for i in range(8, 13):
+        if i == 10:
+            next(parts)
         stream.push(picture(i))
     *_, answer = parts
     assert answer.tokens == other.ask("what is there now", max_tokens=5).tokens
