@@ -58,7 +58,7 @@ def _attends_like(play: MemoryPlay, twin: Any) -> None:
 
 def _past_of(twin: Any, num: int) -> list[Any]:
     """The rows a twin has when ``num`` more come; most have what they have."""
-    return twin.seen(num) if hasattr(twin, "seen") else twin.rows
+    return twin.left_for(num) if hasattr(twin, "left_for") else twin.rows
 
 
 def _asks_like(play: MemoryPlay, twin: Any, state: Any, cursor: Cursor, first: int) -> None:

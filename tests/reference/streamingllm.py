@@ -46,7 +46,7 @@ class Twin:
         moved = [tuple(x - len(first) + i for x in rest[0].ids) for i in range(len(first))]
         return moved + [row.ids for row in rest]
 
-    def seen(self, num: int) -> list[Row]:
+    def left_for(self, num: int) -> list[Row]:
         """What is there for ``num`` new rows; where room is made first, the oldest make it."""
         if self.method.evict == "after" or not self.rows:
             return self.rows
