@@ -34,7 +34,7 @@ REJECTS: dict[str, list[Any]] = {
     "near": [-1],
     "positions": ["", "gaps", "Repack"],
 }
-TUNED: dict[str, list[Any]] = {"retrieve": [0, 1, 40], "max_blocks": [1, 4, 30], "near": [0, 1]}
+TUNED: dict[str, list[Any]] = {"retrieve": [0, 1, 40], "max_blocks": [1, 4, 30], "near": [0, 1, 40]}
 WIDE = {torch.float32}  # what blocks are found by: mean keys and scores
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,35 +175,6 @@ def test_no_frame_is_skipped_on_a_guess() -> None:
         governor.push(blank(index))
     assert governor.skipped == 0
     assert governor.setting != "full"
-
-
-def test_a_cost_first_seen_in_the_step_the_load_came_is_not_wrong_by_it() -> None:
-    """The tower's dial stands still while the decoder's moves: it tells how much slower everything has become."""
-    slow = {17, *range(20, 60)}  # a single slow step is not believed; after the second the dial moves at once
-    prices = Prices(5.0, 0.2, 100.0, 0.02)
-    stream = SimulatedStream(prices=prices, noise=0.0, load=lambda frame: 1.8 if frame in slow else 1.0)
-    governor = Governor(stream, target_ms=90.0, clock=stream.clock)
-    for index in range(60):
-        governor.push(blank(index))
-    before, first, *later = list(governor.chose)[20:]
-    assert before.setting == "full"
-    assert first.setting.startswith("keep")
-    assert [choice.why for choice in later].count("last") == 0, "nothing seems hopeless"
-    assert all(choice.took_ms < 90.0 for choice in later)
-
-
-def test_no_guess_stands_against_what_a_setting_has_just_taken() -> None:
-    """A refresh was last seen under load; here every step fits, whatever is believed of that."""
-    stream = SimulatedStream(noise=0.0)
-    governor = Governor(stream, target_ms=80.0, clock=stream.clock)
-    for index in range(40):
-        governor.push(blank(index))
-    curve = governor._curves["vision"]
-    curve._points[0, "refresh"] = deque([10 * ms for ms in curve._points[0, "refresh"]])
-    curve._predicted.clear()
-    for index in range(40, 60):
-        governor.push(blank(index))
-    assert {choice.setting for choice in governor.chose} == {"full"}
 
 
 @dataclass(frozen=True)

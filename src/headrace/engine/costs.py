@@ -54,7 +54,7 @@ class Curve:
         stayed = self._last is not None and self._last[0] == notch
         return _lower_median(samples) * self.load if samples is not None and stayed else None
 
-    def learn(self, notch: int, kind: str, ms: float, drift: float | None = None) -> None:
+    def learn(self, notch: int, kind: str, ms: float, drift: float = 1.0) -> None:
         """Take in what a step took.
 
         A step at a new point gives the point its nominal cost under the present load; a step at a known point gives
@@ -65,14 +65,14 @@ class Curve:
             notch: Where the dial stood.
             kind: Of the step.
             ms: What it took.
-            drift: By how much the load changed in this very step, told by stages whose dials stood; None: unknown.
+            drift: By how much the load is known to have changed in this very step, from stages whose dials stood still.
         """
         self._predicted.clear()
-        ms, key, load = max(ms, FLOOR_MS), (notch, kind), self.load * (drift or 1.0)
+        ms, key, load = max(ms, FLOOR_MS), (notch, kind), self.load * drift
         samples = self._points.get(key)
         if samples is None:
             self._points[key] = deque([ms / load], maxlen=POINT_SAMPLES)
-            if drift is not None:
+            if drift != 1.0:
                 self._ratios.append(load)
         else:
             came = self._last is None or notch != self._last[0]
@@ -88,7 +88,7 @@ class Curve:
         before = self._took.get(key, 0.0)
         return ms < STEADY * before and before < STEADY * ms
 
-    def tried(self, notch: int, kind: str, ms: float, drift: float | None = None) -> None:
+    def tried(self, notch: int, kind: str, ms: float, drift: float = 1.0) -> None:
         """Take in a step that was tried although it was predicted to take too long, and that fitted.
 
         Where it took far less than a typical step there, what was believed of the load was wrong: a cost learned in the

@@ -18,7 +18,7 @@ from typing import Any
 
 from headrace.engine import dials
 from headrace.engine.choices import Choice
-from headrace.engine.costs import FLOOR_MS, OFTEN, STEADY, TAIL_SAMPLES, Curve, Shares
+from headrace.engine.costs import FLOOR_MS, OFTEN, TAIL_SAMPLES, Curve, Shares
 from headrace.engine.pace import Pace
 from headrace.engine.step import frame_of
 from headrace.engine.stream import Stream
@@ -102,7 +102,6 @@ class Governor:
         self._late: deque[bool] = deque(maxlen=round(1 / OFTEN))
         self._in_a_row, self._gap, self._hopeless = 0, False, False
         self._standing, self._calm = False, 0
-        self._here: deque[tuple[str, float]] = deque(maxlen=TAIL_SAMPLES)  # kind and ms per frame since the last change
         self._seen: dict[int, dict[str, float]] = {}  # ms per frame by setting and kind of step since nothing fits
         self._most: dict[int, float] = {}  # ms per frame that a step has ever taken, by setting
         self._ran = 0  # setting of the last step
@@ -139,7 +138,7 @@ class Governor:
             self._pace.began(start)
             steps = len(self.stream.state.pending) + 1 >= self._step_frames
             kinds = [encoder.next_kind(self.stream.state.encoder) for encoder in self._encoders] if steps else []
-            costs = self._seen_here(self._costs()) if steps else None
+            costs = self._costs() if steps else None
             why = self._choose(costs) if costs else "look"
             predicted = costs[self._now] if costs else None
             if predicted is not None and self._must_skip(predicted):
@@ -228,13 +227,6 @@ class Governor:
         share = self._share / self._step_frames
         return [share * (vision[x.vision] + decoder[x.decoder] + rest) for x in self._settings]
 
-    def _seen_here(self, costs: list[float] | None) -> list[float] | None:
-        """The same, but at the present setting not far more than its latest steps took: no guess beats that."""
-        kinds = {kind for kind, _ in self._here}
-        if costs and len(self._here) >= LOOK_STEPS and self._shares[self._settings[self._now].vision].counted <= kinds:
-            costs[self._now] = min(costs[self._now], STEADY * max(ms for _, ms in self._here))
-        return costs
-
     @property
     def _share(self) -> float:
         """How much of the sum of slow stages the slowest of the latest steps took, at most all of it."""
@@ -304,7 +296,6 @@ class Governor:
 
     def _move(self, setting: int, why: str) -> str:
         self._now, self._since, self._better = setting, 0, 0
-        self._here.clear()
         self._changes += 1
         return why
 
@@ -348,13 +339,15 @@ class Governor:
         self._probe = PROBE_SOON if fresh and fits else self._probe
         drift = self._drift(notch, spent)
         for group, curve in self._curves.items():
-            (curve.tried if fresh and fits else curve.learn)(*notch[group], spent[group], drift.get(group))
+            if fresh and fits:
+                curve.tried(*notch[group], spent[group], drift)
+            else:
+                curve.learn(*notch[group], spent[group], drift)
         self._steps, self._ran = self._steps + 1, self._now
         if self._steps > 1:  # the first pays for what is set up once
             self._most[self._now] = max(self._most.get(self._now, 0.0), took_ms / self._step_frames)
         if kind in self._shares[setting.vision].counted or self._now not in self._seen:
             self._seen.setdefault(self._now, {})[kind] = took_ms / self._step_frames
-        self._here.append((kind, took_ms / self._step_frames))
         self._lately.append(took_ms / self._step_frames)
         self._hopeless = self._steps > 1 and took_ms > HOPELESS * self.target_ms * self._step_frames
         if self._steps > LOOK_STEPS:
@@ -369,16 +362,13 @@ class Governor:
             slow = max(self._curves[dials.VISION].load, self._curves[dials.DECODER].load)
             self._threads.look(self._now > 0, slow)
 
-    def _drift(self, at: Mapping[str, tuple[int, str]], spent: Mapping[str, float]) -> dict[str, float]:
-        """By how much the load changed in this step, for dials that have moved: told by the stages of those that stood.
+    def _drift(self, at: Mapping[str, tuple[int, str]], spent: Mapping[str, float]) -> float:
+        """By how much this step was slower than typical where its dials stood still; 1 where that tells nothing.
 
         The load that has just changed is why dials move: a cost first seen in that step would be wrong by that change.
         """
-        stood = {group: ms for group, curve in self._curves.items() if (ms := curve.typical(*at[group])) is not None}
-        if not stood:
-            return {}
-        drift = max(sum(spent[group] for group in stood), FLOOR_MS) / sum(stood.values())
-        return {group: drift for group in self._curves if group not in stood}
+        known = {group: ms for group, curve in self._curves.items() if (ms := curve.typical(*at[group])) is not None}
+        return max(sum(spent[group] for group in known), FLOOR_MS) / sum(known.values()) if known else 1.0
 
     def _note(self, frame: Frame, predicted: float | None, took_ms: float, why: str) -> None:
         last = next((choice for choice in reversed(self.chose) if choice.why != "skip"), None)
