@@ -73,7 +73,8 @@ def test_the_text_names_every_method_and_parameter(name: str):
 
 def test_the_text_in_full():
     assert str(Pipeline.parse("streamingllm:64+uniform:0.3", chunk_frames=2)) == (
-        "encoder=dense() compressor=uniform(keep=0.3) memory=streamingllm(window=64, sinks=None, evict='after', positions='auto')"
+        "encoder=dense() compressor=uniform(keep=0.3)"
+        " memory=streamingllm(window=64, sinks=None, evict='after', positions='auto')"
         " speaker=on_request() chunk_frames=2"
     )
 
