@@ -11,8 +11,9 @@ from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
-from headrace.types import Cursor, Decision, Edit, Frame, ModelSpec, Observation, Placed, Segment, Span, VisualTokens
-from headrace.types.spec import View
+from headrace.types import Decision, Edit, Frame, Observation, Placed, VisualTokens
+from headrace.types.rows import Cursor, Early, Segment, Span
+from headrace.types.spec import ModelSpec, View
 
 S = TypeVar("S")
 Work = Callable[..., Sequence[Tensor]]  # from tensors to tensors
@@ -111,11 +112,7 @@ class Backbone(Protocol):
         """Choose the size of all frames of a stream from its first one, where the view leaves it open."""
 
     def at(self, view: View) -> Backbone:
-        """Look through another view; shares everything else.
-
-        Raises:
-            ValueError: The view has something the model cannot do.
-        """
+        """Look through another view; ValueError where it has something the model cannot do."""
 
     def pixels(self, frames: Sequence[Frame]) -> Tensor:
         """Resize and normalise frames: uint8 (H, W, 3) each to (F, C, height, width) in the model's type."""
@@ -131,19 +128,13 @@ class Backbone(Protocol):
         """The layers of the tower, in order."""
 
     def project(self, h: Tensor, frames: Sequence[Frame], taps: Sequence[Tensor] = ()) -> VisualTokens:
-        """Finish the tower: (F', N, D) rows of all ``frames`` to pooled tokens in the decoder's width.
-
-        ``h`` is the last layer's output, ``taps`` are the outputs of the layers ``spec.taps``.
-        """
+        """Pool (F', N, D) rows of the last layer, and of the layers ``spec.taps``, to tokens in the decoder's width."""
 
     def vision(self, px: Tensor, frames: Sequence[Frame]) -> VisualTokens:
         """Run the dense tower: patches, all blocks, project."""
 
     def repeat(self, key: Hashable, work: Work, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Do ``work(*inputs)``, bit for bit; a device that can record it replays the recording.
-
-        ``work`` changes no tensor, reads no number back, and depends on ``key``, the view and the inputs' shapes alone.
-        """
+        """Do ``work(*inputs)``, perhaps from a recording, bit for bit; see ``backbones.graphs.Graphs.run``."""
 
     def open(self) -> Segment:
         """The prefix before the first frame: step 0 of every stream (the sinks)."""
@@ -262,8 +253,19 @@ class Context(Protocol):
     def begin(self, segment: Segment) -> None:
         """Decide the positions of the new rows."""
 
+    def angles(self) -> tuple[Tensor, Tensor] | None:
+        """Let the new rows be rotated and attended to each other beforehand, by (T, D) cos and sin; None: do not."""
+
     def attend(
-        self, layer: int, rows: Tensor | None, q: Tensor, k: Tensor, v: Tensor, *, watch: bool = False
+        self,
+        layer: int,
+        rows: Tensor | None,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        watch: bool = False,
+        early: Early | None = None,
     ) -> Tensor:
         """Attend the new rows to memory, tail and themselves; the keys and values join the tail.
 
@@ -274,6 +276,7 @@ class Context(Protocol):
             k: (G, T', D) un-rotated keys.
             v: (G, T', D) values.
             watch: Note how much attention the last row pays to every row.
+            early: What was done with all T rows beforehand.
 
         Returns:
             (H, U, D).

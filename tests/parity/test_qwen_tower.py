@@ -67,7 +67,7 @@ def through(backbone: Any, model: Any, embedded: torch.Tensor, shown: Any) -> An
         h = sort_rows(embedded, backbone.plan)
     else:
         h = embedded + learned_places(model.model.visual.pos_embed.weight, backbone.plan).to(embedded.dtype)
-    h, taps = run_tower(backbone.blocks(), h, backbone.spec.taps)
+    h, *taps = run_tower(backbone.blocks(), h, backbone.spec.taps)
     return backbone.project(h, shown, taps)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
 import headrace
-from headrace.backbones import adopt, plain
+from headrace.backbones import FAMILIES, adopt, plain
 from headrace.backbones.graphs import Graphs, _record
 from headrace.bench.overhead import overhead
 from headrace.ops.attention import KeyGroup, attention_mass, joint_attention, plain_attention
@@ -90,7 +91,7 @@ def test_a_captured_selective_pass_is_the_plain_one_bit_for_bit(dtype: torch.dty
 
     def repeated(work, inputs):
         kinds.append("repeated")
-        return lambda new: work(*new)
+        return as_it_stands(work)
 
     def watch(recorder):
         backbone = adopt(model, tokenizer, name="wide")
@@ -102,5 +103,53 @@ def test_a_captured_selective_pass_is_the_plain_one_bit_for_bit(dtype: torch.dty
 
     with torch.no_grad():
         plainly, recorded = watch(repeated), watch(captured)
-    assert kinds == ["repeated", "captured"]
+    assert kinds == ["repeated"] * 2 + ["captured"] * 2, "refresh and selective"
     assert all(torch.equal(a, b) for a, b in zip(plainly, recorded, strict=True))
+
+
+def test_a_recording_keeps_what_it_reads() -> None:
+    """A tower's tables belong to a view, which goes with its stream; the graph reads them still."""
+    graphs, x, table = Graphs(), torch.randn(1 << 20, device="cuda"), torch.randn(1 << 20, device="cuda")
+
+    def through(table: torch.Tensor) -> torch.Tensor:
+        return graphs.run("a", lambda x: [x + table], (x,))[0]
+
+    expected = x + table
+    assert all(torch.equal(through(table), expected) for _ in range(3))
+    other = table.clone()
+    del table
+    rubbish = [torch.full_like(x, 7.0) for _ in range(8)]  # takes the memory that was given back
+    assert torch.equal(through(other), expected)
+    assert len(rubbish) == 8
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+@pytest.mark.parametrize("pipeline", ["dense", "stc+streamingllm:64"])
+def test_a_stream_from_graphs_is_the_plain_one_bit_for_bit(tmp_path: Path, family: str, pipeline: str) -> None:
+    plain.save(*plain.tiny(family, ["what", "is"]), tmp_path)
+    shots = torch.randint(0, 256, (2, 12, 40, 40, 3), dtype=torch.uint8)
+
+    def open_two(graphs=Graphs):
+        engine = headrace.load(str(tmp_path), dtype="bfloat16", device="cuda")
+        engine.backbone._graphs, engine.backbone._rows = graphs(), graphs()
+        return [engine.open(pipeline) for _ in range(2)]
+
+    def watch(stream, number):
+        said = []
+        for index in range(12):
+            stream.push(Frame(index, float(index), shots[number, index]))
+            if index % 3 == 2:
+                found = stream.ask("what is", max_tokens=4)
+                said.append((found.tokens, [e.score for e in found.evidence]))
+        return said
+
+    plainly = open_two(lambda: Graphs(lambda work, inputs: as_it_stands(work)))
+    expected = [watch(stream, number) for number, stream in enumerate(plainly)]
+    assert [watch(stream, number) for number, stream in enumerate(open_two())] == expected
+    with ThreadPoolExecutor(2) as threads:  # two streams of one model at once
+        assert list(threads.map(watch, open_two(), range(2))) == expected
+
+
+def as_it_stands(work):
+    """A recorder that records nothing."""
+    return lambda inputs: work(*inputs)

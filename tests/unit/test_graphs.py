@@ -11,8 +11,9 @@ import threading
 import pytest
 import torch
 
+import headrace
 from headrace.backbones import FAMILIES, load, plain
-from headrace.backbones.graphs import MOST, Graphs
+from headrace.backbones.graphs import LARGE, MOST, Graphs
 from headrace.bench.products import Counting
 from headrace.registry import build
 from headrace.types import Frame, View
@@ -110,6 +111,28 @@ def test_without_a_recorder_a_processor_runs_everything_as_it_stands():
     assert not graphs._held
 
 
+def test_parts_are_held_together_and_leave_together():
+    recorder = Recorder()
+    graphs, x = Graphs(recorder, most=2), torch.zeros(2)
+    for key in "abab":
+        for part in range(30):
+            graphs.run(key, lambda x, part=part: [x + part], (x,), part=part)
+    assert recorder.recorded == 60
+    for key in "cc":
+        graphs.run(key, lambda x: [x], (x,), part=0)
+    assert list(graphs._held) == ["b", "c"], "the one not met for longest left"
+    assert (graphs.run("b", lambda x: [x + 7], (x,), part=7)[0] == 7).all()
+    assert recorder.recorded == 61
+
+
+def test_large_work_is_not_recorded():
+    recorder = Recorder()
+    graphs, x = Graphs(recorder), torch.zeros(1).expand(LARGE + 1)
+    for _ in range(3):
+        graphs.run("a", lambda x: [x[:1]], (x,))
+    assert not recorder.recorded
+
+
 def test_who_counts_operations_sees_them():
     recorder = Recorder()
     graphs, x = Graphs(recorder), torch.randn(4, 4)
@@ -161,7 +184,35 @@ def test_stc_cacher_from_recordings_equals_itself(family, selection, tmp_path):
     expected, recorder = watch(backbone), Recorder()
     backbone._graphs = Graphs(recorder)
     recorded = watch(backbone)
-    assert (recorder.recorded, recorder.replayed) == (1, 11), "12 steps reuse; the first runs as it stands"
+    assert (recorder.recorded, recorder.replayed) == (2, 14), "4 steps refresh, 12 reuse; the first run as they stand"
     for a, b in zip(expected, recorded, strict=True):
         for x, y in zip(a, b, strict=True):
             assert (x is None and y is None) or (x == y).all()
+
+
+@pytest.mark.parametrize("pipeline", ["dense", "rekv:2+stc_pruner:0.5", "recent:3", "stc_adaptive"])
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_a_stream_from_recordings_equals_itself(family, pipeline, tmp_path):
+    """Tower and decoder, frames, questions and answers of two streams in turn, bit for bit."""
+    plain.save(*plain.tiny(family, ["what", "is"]), tmp_path)
+    dice = torch.Generator().manual_seed(3)
+    shots = torch.randint(0, 256, (2, 12, 40, 40, 3), dtype=torch.uint8, generator=dice)
+
+    def watch(recorder=None):
+        engine, said = headrace.load(str(tmp_path), dtype="float32"), []
+        if recorder is not None:
+            engine.backbone._graphs, engine.backbone._rows = Graphs(recorder), Graphs(recorder, most=8)
+        settings = ("memory.window=60",) if "rekv" in pipeline else ()
+        streams = [engine.open(pipeline, settings=settings) for _ in range(2)]
+        for index in range(12):
+            for number, stream in enumerate(streams):
+                stream.push(Frame(index, float(index), shots[number, index]))
+                if index % 4 == 3:
+                    said.append(stream.ask("what is", max_tokens=4))
+        return said
+
+    recorder = Recorder()
+    for plainly, recorded in zip(watch(), watch(recorder), strict=True):
+        assert plainly.tokens == recorded.tokens
+        assert [e.score for e in plainly.evidence] == [e.score for e in recorded.evidence]
+    assert recorder.replayed > 5 * recorder.recorded > 0

@@ -18,9 +18,11 @@ from headrace.backbones.decoder import extend, read_rope, read_windows
 from headrace.backbones.graphs import Graphs
 from headrace.backbones.loading import Checkpoint, fingerprint
 from headrace.backbones.pictures import Pictures, read_pictures
-from headrace.backbones.tower import run_tower
+from headrace.backbones.tower import dense_pass
 from headrace.protocols import Context, LayerPruner, VisionBlock, Work
 from headrace.types import Cursor, Frame, Kind, ModelSpec, Segment, View, VisualTokens
+
+ROW_COUNTS = 8  # lengths of segments whose way through the decoder is held: a frame's, an answer's word, questions'
 
 
 class Adapter:
@@ -59,7 +61,7 @@ class Adapter:
             ValueError: They do not fit together.
         """
         self._model, self._decoder, self.tokenizer, self.view = model, decoder, tokenizer, View()
-        self._graphs = Graphs()
+        self._graphs, self._rows = Graphs(), Graphs(most=ROW_COUNTS)
         self._tokenizing = threading.Lock()  # fast tokenizers refuse to be called twice at once
         known, room = len(tokenizer), decoder.embed_tokens.num_embeddings
         if known > room:
@@ -143,7 +145,7 @@ class Adapter:
 
     def vision(self, px: Tensor, frames: Sequence[Frame]) -> VisualTokens:
         """Run the dense tower."""
-        h, taps = run_tower(self.blocks(), self.patches(px), self.spec.taps)
+        h, *taps = dense_pass(self, px)
         return self.project(h, frames, taps)
 
     def repeat(self, key: Hashable, work: Work, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -204,7 +206,16 @@ class Adapter:
         watch: bool = False,
     ) -> Tensor:
         """Run the decoder; see ``protocols.Backbone``."""
-        return extend(self._decoder, self.spec, segment, context, pruner=pruner, outputs=outputs, watch=watch)
+        return extend(
+            self._decoder,
+            self.spec,
+            segment,
+            context,
+            pruner=pruner,
+            outputs=outputs,
+            watch=watch,
+            repeat=self._rows.run,
+        )
 
     def logits(self, h: Tensor) -> Tensor:
         """Score the vocabulary."""

@@ -6,15 +6,28 @@ is set on the model, so any number of streams and threads may walk it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from headrace.protocols import Context, LayerPruner
-from headrace.types import Kind, ModelSpec, Rope, Segment
+from headrace.ops.attention import causal_attention
+from headrace.ops.rope import rotate
+from headrace.protocols import Context, LayerPruner, Work
+from headrace.types import Early, Kind, ModelSpec, Rope, Segment
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+
+Repeat = Callable[..., Sequence[Tensor]]  # as ``Graphs.run``
+
+
+def as_it_stands(
+    key: Hashable, work: Work, inputs: Sequence[Tensor], *, part: Hashable | None = None
+) -> Sequence[Tensor]:
+    """Do work without recording it."""
+    return work(*inputs)
 
 
 def extend(
@@ -26,55 +39,91 @@ def extend(
     pruner: LayerPruner | None = None,
     outputs: int | None = None,
     watch: bool = False,
+    repeat: Repeat = as_it_stands,
 ) -> Tensor:
-    """Run new rows through a decoder; see ``protocols.Backbone.extend``."""
+    """Run new rows through a decoder; see ``protocols.Backbone.extend``.
+
+    What lies between two attentions is the same for all segments of a length, so ``repeat`` may replay it; attention
+    itself depends on how long the past is.
+    """
     context.begin(segment)
-    h, rows = segment.embeds, None
+    h, rows, last = segment.embeds, None, spec.layers - 1
     visual = segment.kind == Kind.VISUAL
-    shown = torch.nonzero(visual).squeeze(1)
-    for index, layer in enumerate(model.layers):
-        num_q = h.shape[0]
-        if index == spec.layers - 1 and outputs is not None and not context.reads_queries:
-            num_q = min(outputs, num_q)
-        h = _layer(layer, h, rows, context, index=index, spec=spec, num_q=num_q, watch=watch)
-        if segment.deep is not None and index < segment.deep.shape[0] and num_q:
+    shown, angles = torch.nonzero(visual).squeeze(1), context.angles()
+
+    def go(h: Tensor, attended: Sequence[Tensor], done: int | None, todo: int | None) -> tuple[Tensor, Any, Any]:
+        """Finish a layer and begin another: rows, its queries with keys and values, and what is early of those."""
+        num = h.shape[0] if done is None else attended[0].shape[1]
+        num_q = num
+        if todo == last and outputs is not None and not context.reads_queries:
+            num_q = min(outputs, num)
+        turn = angles if todo is not None and rows is None and num_q == num and num else None
+        work = partial(_between, model, spec, done, todo, num_q)
+        inputs = (h, *attended, *(turn or ()))
+        h, *found = repeat(("decoder", len(segment)), work, inputs, part=(done, todo, num_q, turn is not None))
+        return h, found[:3], Early(*found[3:]) if len(found) > 3 else None
+
+    h, qkv, early = go(h, (), None, 0)
+    for index in range(spec.layers):
+        o = context.attend(index, rows, *qkv, watch=watch, early=early)
+        deep = segment.deep if segment.deep is not None and index < segment.deep.shape[0] else None
+        if index < last and deep is None and pruner is None:
+            h, qkv, early = go(h, (o,), index, index + 1)
+            continue
+        h, *_ = go(h, (o,), index, None)
+        if deep is not None and len(h):
             left = torch.arange(len(segment)) if rows is None else rows.cpu()
-            h = _join_deep(h, segment.deep[index], shown, left[-num_q:])
-        if pruner is not None and index < spec.layers - 1 and bool(visual.any()):
+            h = _join_deep(h, deep[index], shown, left[-len(h) :])
+        if pruner is not None and index < last and bool(visual.any()):
             kept = pruner.keep(index, h, visual)
             if kept is not None:
                 h, visual = h[kept], visual[kept.cpu()]
                 rows = kept if rows is None else rows[kept]
+        if index < last:
+            h, qkv, early = go(h, (), None, index + 1)
     if outputs is not None and outputs < h.shape[0]:
         h = h[h.shape[0] - outputs :]
     return model.norm(h)  # type: ignore[no-any-return]
 
 
-def _layer(
-    layer: Any,
-    h: Tensor,
-    rows: Tensor | None,
-    context: Context,
-    *,
-    index: int,
-    spec: ModelSpec,
-    num_q: int,
-    watch: bool,
-) -> Tensor:
-    """Run one layer over (T, D) rows; the last ``num_q`` of them come out."""
-    attn, x = layer.self_attn, layer.input_layernorm(h)
-    last = slice(h.shape[0] - num_q, None)
-    q = attn.q_proj(x[last]).view(num_q, spec.heads, spec.head_dim)
+def _between(
+    model: Any, spec: ModelSpec, done: int | None, todo: int | None, num_q: int, h: Tensor, *others: Tensor
+) -> list[Tensor]:
+    """What lies between two attentions: the end of one layer and the beginning of the next, either may be missing.
+
+    Args:
+        model: The decoder.
+        spec: The model.
+        done: Layer that has attended.
+        todo: Layer that attends next.
+        num_q: The last rows of ``todo`` are queries.
+        h: (T, D) rows.
+        others: (H, U, d) what the last U of them got in ``done``; (T, d) cos and sin by which the rows of ``todo`` are
+            rotated before they attend to each other, where that is wanted here.
+
+    Returns:
+        (T or U, D) rows; of ``todo`` (H, num_q, d) queries, (G, T, d) keys and values, and the fields of ``Early``.
+    """
+    layers, rotation = model.layers, others if done is None else others[1:]
+    if done is not None:
+        layer, o = layers[done], others[0]
+        h = h[h.shape[0] - o.shape[1] :]
+        if len(h):
+            h = h + layer.self_attn.o_proj(o.transpose(0, 1).reshape(len(h), -1))
+            h = h + layer.mlp(layer.post_attention_layernorm(h))
+    if todo is None:
+        return [h]
+    attn, x = layers[todo].self_attn, layers[todo].input_layernorm(h)
+    q = attn.q_proj(x[x.shape[0] - num_q :]).view(num_q, spec.heads, spec.head_dim)
     k = attn.k_proj(x).view(-1, spec.kv_heads, spec.head_dim)
     v = attn.v_proj(x).view(-1, spec.kv_heads, spec.head_dim)
     if hasattr(attn, "q_norm"):
         q, k = attn.q_norm(q), attn.k_norm(k)
-    o = context.attend(index, rows, *(y.transpose(0, 1) for y in (q, k, v)), watch=watch)
-    h = h[last]
-    if not num_q:
-        return h
-    h = h + attn.o_proj(o.transpose(0, 1).reshape(num_q, -1))
-    return h + layer.mlp(layer.post_attention_layernorm(h))  # type: ignore[no-any-return]
+    q, k, v = (y.transpose(0, 1) for y in (q, k, v))
+    if not rotation:
+        return [h, q, k, v]
+    turned, rotated = rotate(q, *rotation), rotate(k, *rotation)
+    return [h, q, k, v, turned, rotated, *causal_attention(turned, rotated, v, spec.scale)]
 
 
 def _join_deep(h: Tensor, feature: Tensor, shown: Tensor, rows: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ class LlavaOnevision(Adapter):
     def project(self, h: Tensor, frames: Sequence[Frame], taps: Sequence[Tensor] = ()) -> VisualTokens:
         """Project (F, g*g, Cv) and pool each frame bilinearly to half the grid."""
         x = self._model.model.multi_modal_projector(h)
-        x = x.view(len(frames), self._side, self._side, -1).permute(0, 3, 1, 2).contiguous()
+        x = x.view(len(frames), self._side, self._side, -1).permute(0, 3, 1, 2)  # channels last: the fast kernel
         x = torch.nn.functional.interpolate(x, size=self.spec.grid, mode="bilinear")
         return raster(x.permute(0, 2, 3, 1).flatten(0, 2), self.spec.grid, frames)
 

@@ -21,7 +21,6 @@ from headrace.backbones.adapter import visual_rows
 from headrace.backbones.pictures import Pictures
 from headrace.backbones.qwen_tower import MERGE, Plan, QwenBlock, make_plan, open_blocks, sort_groups, sort_rows
 from headrace.backbones.qwen_vl import QwenVL
-from headrace.backbones.tower import run_tower
 from headrace.types import Clip, Cursor, Frame, Segment, VisualTokens, join
 
 EVEN = 1e-3  # a step that stands this near to a whole number of intervals stands there
@@ -59,10 +58,6 @@ class Qwen25VL(QwenVL):
         """Merge four patches into one token, and undo the sorting."""
         merged = self._tower.merger(h).view(h.shape[0], -1, self.spec.dim)
         return self._tokens(sort_groups(merged, self.plan).flatten(0, 1), frames)
-
-    def vision(self, px: Tensor, frames: Sequence[Frame]) -> VisualTokens:
-        """Run the dense tower."""
-        return self.project(run_tower(self.blocks(), self.patches(px))[0], frames)
 
     def wrap(self, tokens: VisualTokens, cursor: Cursor) -> Segment:
         """Visual rows at their seconds, rows and columns, counted from where their clip starts."""

@@ -21,7 +21,6 @@ from headrace.backbones.looking import MOST_ASPECT
 from headrace.backbones.pictures import Pictures
 from headrace.backbones.qwen_tower import Plan, QwenBlock, learned_places, make_plan, open_blocks
 from headrace.backbones.qwen_vl import QwenVL
-from headrace.backbones.tower import run_tower
 from headrace.types import Cursor, Frame, Kind, Segment, View, VisualTokens, join
 
 LONGEST = "<1000000.0 seconds>"  # of all timestamps of a stream that runs for eleven days
@@ -91,11 +90,6 @@ class Qwen3VL(QwenVL):
         mergers = self._tower.deepstack_merger_list
         deep = [mergers[self._indexes.index(at)](x) for at, x in zip(self.spec.taps, taps, strict=True)]
         return self._tokens(self._tower.merger(h), frames, deep=torch.stack(deep) if deep else None)
-
-    def vision(self, px: Tensor, frames: Sequence[Frame]) -> VisualTokens:
-        """Run the dense tower."""
-        h, taps = run_tower(self.blocks(), self.patches(px), self.spec.taps)
-        return self.project(h, frames, taps)
 
     def wrap(self, tokens: VisualTokens, cursor: Cursor) -> Segment:
         """Every step behind its time, between its delimiters."""

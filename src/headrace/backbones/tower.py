@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,7 +56,7 @@ def embed_patches(embeddings: Any, px: Tensor) -> Tensor:
     return patches + embeddings.position_embedding.weight  # type: ignore[no-any-return]
 
 
-def run_tower(blocks: Sequence[VisionBlock], h: Tensor, taps: Sequence[int] = ()) -> tuple[Tensor, tuple[Tensor, ...]]:
+def run_tower(blocks: Sequence[VisionBlock], h: Tensor, taps: Sequence[int] = ()) -> list[Tensor]:
     """Run every layer over all rows.
 
     Args:
@@ -64,7 +65,7 @@ def run_tower(blocks: Sequence[VisionBlock], h: Tensor, taps: Sequence[int] = ()
         taps: Layers whose output is wanted, ascending.
 
     Returns:
-        The last layer's (F, N, D) output, and those of ``taps``.
+        The last layer's (F, N, D) output, then those of ``taps``.
     """
     tapped = []
     for index, block in enumerate(blocks):
@@ -74,4 +75,11 @@ def run_tower(blocks: Sequence[VisionBlock], h: Tensor, taps: Sequence[int] = ()
         h = h + block.mlp(block.norm2(h))
         if index in taps:
             tapped.append(h)
-    return h, tuple(tapped)
+    return [h, *tapped]
+
+
+def dense_pass(backbone: Any, px: Tensor) -> Sequence[Tensor]:
+    """Run a backbone's dense tower over pixels; see ``run_tower``."""
+    work = partial(run_tower, backbone.blocks(), taps=backbone.spec.taps)
+    found: Sequence[Tensor] = backbone.repeat("tower", work, (backbone.patches(px),))
+    return found

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from headrace.backbones import adopt, plain
-from headrace.backbones.tower import run_tower
+from headrace.backbones.tower import dense_pass
 from headrace.bench.products import Counting, Floor, Product, Products, decoder, flops
 from headrace.bench.space import check_room, needed_bytes
 from headrace.engine import Engine, Pipeline, Stream
@@ -141,10 +141,11 @@ class Timed:
 
     def vision(self, px: Tensor, frames: Sequence[Frame]) -> VisualTokens:
         """As the backbone, in parts."""
-        h, taps = run_tower(self._inner.blocks(), self._inner.patches(px), self._inner.spec.taps)
+        h, *taps = dense_pass(self._inner, px)
         return self.project(h, frames, taps)
 
     def _time(self, name: str, work: Callable[[], Any]) -> Any:
+        wait(self._inner.spec.device)  # what was asked for before belongs to another stage
         start = time.perf_counter()
         result = work()
         wait(self._inner.spec.device)

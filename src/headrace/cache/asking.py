@@ -16,7 +16,7 @@ from headrace.cache.tail import Tail
 from headrace.cache.uses import Looked, by_layers
 from headrace.cache.witness import Witness
 from headrace.ops.rope import cos_sin, rotate
-from headrace.types import Kind, LayerSpan, Segment
+from headrace.types import Early, Kind, LayerSpan, Segment
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,12 +76,24 @@ class AskContext(CacheContext):
             self._wanted = torch.nonzero(text).squeeze(1) + start
             self._give(segment.embeds[text.to(segment.embeds.device)])
 
+    def angles(self) -> tuple[Tensor, Tensor] | None:
+        """None where a question is read: what it looks up says where its rows stand."""
+        return None if self._asked else super().angles()
+
     def attend(
-        self, layer: int, rows: Tensor | None, q: Tensor, k: Tensor, v: Tensor, *, watch: bool = False
+        self,
+        layer: int,
+        rows: Tensor | None,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        watch: bool = False,
+        early: Early | None = None,
     ) -> Tensor:
         """Attend the last U of the new rows; see ``protocols.Context``."""
         if not self._asked:
-            return super().attend(layer, rows, q, k, v, watch=watch)
+            return super().attend(layer, rows, q, k, v, watch=watch, early=early)
         number = self._numbers if rows is None else self._numbers[rows.cpu()]
         if layer not in self._layouts:
             self._layouts[layer] = self._lay_out(layer, q[:, torch.isin(number[-q.shape[1] :], self._wanted)])

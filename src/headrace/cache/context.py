@@ -15,7 +15,7 @@ from headrace.cache.table import RowView
 from headrace.cache.tail import Tail
 from headrace.ops.attention import KeyGroup, attention_weights, joint_attention_lse
 from headrace.ops.rope import cos_sin, rotate
-from headrace.types import Attention, LayerSpan, ModelSpec, Segment, Span, join
+from headrace.types import Attention, Early, LayerSpan, ModelSpec, Segment, Span, join
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,8 +98,20 @@ class CacheContext:
             return segment.ids
         return (self._numbers + self._next_row).expand(self._spec.position_rows, -1)
 
+    def angles(self) -> tuple[Tensor, Tensor] | None:
+        """Rotation of the new rows, the same in all layers; see ``protocols.Context``."""
+        return self._angles
+
     def attend(
-        self, layer: int, rows: Tensor | None, q: Tensor, k: Tensor, v: Tensor, *, watch: bool = False
+        self,
+        layer: int,
+        rows: Tensor | None,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        watch: bool = False,
+        early: Early | None = None,
     ) -> Tensor:
         """Attend the last U of the new rows; see ``protocols.Context``."""
         assert self._angles is not None, "begin comes before attend"
@@ -107,11 +119,14 @@ class CacheContext:
         number = self._numbers
         if rows is not None:
             cos, sin, number = cos[rows], sin[rows], number[rows.cpu()]
-        rotated, num_q = rotate(k, cos, sin), q.shape[1]
-        out = q
+        num_q, out = q.shape[1], q
+        if early is None:
+            rotated, turned = rotate(k, cos, sin), rotate(q, cos[-num_q:], sin[-num_q:]) if num_q else q
+        else:
+            rotated, turned = early.rotated, early.turned
         if num_q:
-            turned = rotate(q, cos[-num_q:], sin[-num_q:])
-            seen = [*self._seen(layer, q, number[-num_q:]), *self._new(layer, q, LayerSpan(k, v, rotated, number))]
+            new = LayerSpan(k, v, rotated, number, early)
+            seen = [*self._seen(layer, q, number[-num_q:]), *self._new(layer, q, new)]
             out, _ = self._joined(layer, turned, seen)
             if watch:
                 self._note(turned[:, -1:], seen)
@@ -164,7 +179,8 @@ class CacheContext:
         assert new.rotated is not None
         window, number, num_q = self._window(layer), new.rows, q.shape[1]
         if num_q == len(number) and (window is None or int(number[-1] - number[0]) < window):
-            group = KeyGroup(new.rotated, new.values, causal=True)
+            known = None if new.early is None else (new.early.out, new.early.lse)
+            group = KeyGroup(new.rotated, new.values, causal=True, known=known)
         else:
             mask = number[None] <= number[-num_q:, None]
             if window is not None:

@@ -22,7 +22,7 @@ from headrace.cache.witness import Witness
 from headrace.ops.attention import KeyGroup, key_mass
 from headrace.ops.retrieval import best_chunks, rescaled
 from headrace.ops.rope import cos_sin, rotate
-from headrace.types import Attention, Kind, LayerSpan, ModelSpec, Segment, Span
+from headrace.types import Attention, Early, Kind, LayerSpan, ModelSpec, Segment, Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +194,20 @@ class StepContext(CacheContext):
             segment, self._next_row + start, self._steps.num_sinks, self._steps.most_rows
         )
 
+    def angles(self) -> tuple[Tensor, Tensor] | None:
+        """None: rows are attended step by step."""
+        return None
+
     def attend(
-        self, layer: int, rows: Tensor | None, q: Tensor, k: Tensor, v: Tensor, *, watch: bool = False
+        self,
+        layer: int,
+        rows: Tensor | None,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        watch: bool = False,
+        early: Early | None = None,
     ) -> Tensor:
         """Attend the new rows, one step after the other; see ``protocols.Context``."""
         assert self._angles is not None, "begin comes before attend"

@@ -17,6 +17,10 @@ from torch import Tensor
 
 from headrace.ops import blocked
 
+ALIGNED = 16  # bytes a row must be a multiple of for an accelerator's kernels
+_EFFICIENT = torch.ops.aten._scaled_dot_product_efficient_attention.default
+_FLASH = torch.ops.aten._scaled_dot_product_flash_attention.default
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeyGroup:
@@ -29,6 +33,7 @@ class KeyGroup:
             when every query sees all.
         causal: The S rows are the T queries themselves: row i sees rows up to i.
         q: (H, T, D) the queries as they stand to these keys, where that is another rotation than to the others.
+        known: Outputs and log-sum-exps of a causal group that has been attended already.
     """
 
     keys: Tensor
@@ -36,6 +41,22 @@ class KeyGroup:
     mask: Tensor | None = None
     causal: bool = False
     q: Tensor | None = None
+    known: tuple[Tensor, Tensor] | None = None
+
+
+def causal_attention(q: Tensor, keys: Tensor, values: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Attend rows to themselves: row i sees rows up to i.
+
+    Args:
+        q: (H, T, D) queries.
+        keys: (G, T, D).
+        values: (G, T, D).
+        scale: Factor on the logits.
+
+    Returns:
+        (H, T, D) outputs, perhaps not rounded yet, and (H, T) fp32 log-sum-exp of the logits, for a group's ``known``.
+    """
+    return _attend(q, KeyGroup(keys, values, causal=True), scale, None)
 
 
 def joint_attention(q: Tensor, groups: Sequence[KeyGroup], *, scale: float, products: bool | None = None) -> Tensor:
@@ -59,14 +80,14 @@ def joint_attention_lse(
     """Attend as ``joint_attention``; also returns the (H, T) log-sum-exp over all groups, for ``key_mass``."""
     parts = [_attend(q, piece, scale, products) for group in groups for piece in _pieces(q, group, products)]
     out, lse = parts[0]
-    if len(parts) == 1:
-        return out.to(q.dtype), lse
-    sums = torch.stack([lse for _, lse in parts])
-    share = torch.softmax(sums, dim=0).to(lse.dtype).unsqueeze(-1)
-    total = out * share[0]
-    for (part, _), weight in zip(parts[1:], share[1:], strict=True):
-        total.addcmul_(part, weight)
-    return total.to(q.dtype), torch.logsumexp(sums, dim=0)
+    for more, weight in parts[1:]:
+        ahead = weight - lse
+        if len(parts) > 2:
+            ahead = ahead.nan_to_num(0.0)  # -inf both: a query that sees nothing yet
+        share = torch.sigmoid(ahead).unsqueeze(-1)
+        wide = torch.promote_types(out.dtype, share.dtype)
+        out, lse = torch.lerp(out.to(wide), more.to(wide), share.to(wide)), torch.logaddexp(lse, weight)
+    return out.to(q.dtype), lse
 
 
 def key_mass(q: Tensor, group: KeyGroup, lse: Tensor, *, scale: float) -> Tensor:
@@ -112,6 +133,8 @@ def _pieces(q: Tensor, group: KeyGroup, products: bool | None) -> list[KeyGroup]
 
 def _attend(q: Tensor, group: KeyGroup, scale: float, products: bool | None) -> tuple[Tensor, Tensor]:
     """Attend to one group: (H, T, D) outputs, perhaps not rounded yet, and (H, T) fp32 log-sum-exp of the logits."""
+    if group.causal and group.known is not None:
+        return group.known
     q = q if group.q is None else group.q
     heads, rows, width = q.shape
     if _by_products(q, group, products):
@@ -138,10 +161,13 @@ def _kernel(
     if q.device.type == "cpu":
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=scale)
         return out, lse
+    if q.shape[-1] * q.itemsize % ALIGNED:
+        return plain_attention(q, k, v, scale, causal=causal)
     try:
-        out, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
-            q, k, v, None, True, 0.0, causal, scale=scale
-        )
+        if q.dtype == torch.float32:
+            out, lse, *_ = _EFFICIENT(q, k, v, None, True, 0.0, causal, scale=scale)
+        else:  # it splits a long past among the whole device
+            out, lse, *_ = _FLASH(q, k, v, 0.0, causal, scale=scale)
     except NotImplementedError:  # an accelerator without this kernel
         return plain_attention(q, k, v, scale, causal=causal)
     return out, lse[..., : q.shape[2]]

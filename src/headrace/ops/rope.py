@@ -27,12 +27,15 @@ def cos_sin(rope: Rope, positions: Tensor, *, dtype: torch.dtype, device: torch.
     Returns:
         cos and sin, each (T, D), the half-width angles written twice.
     """
+    far_off, inv_freq = bool((positions > rope.trained_length).any()), rope.inv_freq
+    if not far_off:  # some accelerators have no fp64
+        positions, inv_freq = positions.to(device), inv_freq.to(device)
     place = positions[:, :, None]
-    angle = place.float() * rope.inv_freq
+    angle = place.float() * inv_freq
     cos, sin = angle.cos(), angle.sin()
-    past = place > rope.trained_length
-    if bool(past.any()):
-        far = place.double() * rope.inv_freq.double()
+    if far_off:
+        past = place > rope.trained_length
+        far = place.double() * inv_freq.double()
         cos = torch.where(past, far.cos().float(), cos)
         sin = torch.where(past, far.sin().float(), sin)
     cos, sin = (_spread(rope, x * rope.scaling).to(device=device, dtype=dtype) for x in (cos, sin))

@@ -4,7 +4,7 @@ Shape letters used in the whole package: ``T`` new decoder rows, ``N`` visual to
 ``G`` key/value heads, ``D`` width, ``L`` layers, ``P`` position rows (1, or 3 for M-RoPE), ``J`` deepstack features.
 """
 
-from headrace.types.rows import Attention, Clip, Cursor, Kind, LayerSpan, Moment, Retrieved, Segment, Span, join
+from headrace.types.rows import Attention, Clip, Cursor, Early, Kind, LayerSpan, Moment, Retrieved, Segment, Span, join
 from headrace.types.spec import ModelSpec, Rope, View
 from headrace.types.talk import Answer, Decision, Event, Observation, Query, Reply, Report, Token
 from headrace.types.visual import Edit, Frame, Keep, Merge, Placed, Replace, Sight, VisualTokens
@@ -15,6 +15,7 @@ __all__ = [
     "Clip",
     "Cursor",
     "Decision",
+    "Early",
     "Edit",
     "Event",
     "Frame",

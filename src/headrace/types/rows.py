@@ -151,12 +151,31 @@ class LayerSpan:
         values: (G, T, D).
         rotated: (G, T, D) keys rotated at the positions the Context chose, or None.
         rows: (T,) int64, which rows of the span these are; ascending. Fewer than all after a pruner dropped some.
+        early: What the decoder has done with them already.
     """
 
     keys: Tensor
     values: Tensor
     rotated: Tensor | None
     rows: Tensor
+    early: Early | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Early:
+    """What does not depend on the past: new rows rotated, and attended to each other causally.
+
+    Attributes:
+        turned: (H, T, D) rotated queries.
+        rotated: (G, T, D) rotated keys.
+        out: (H, T, D) what the rows get from each other.
+        lse: (H, T) fp32 log-sum-exp of the logits that took.
+    """
+
+    turned: Tensor
+    rotated: Tensor
+    out: Tensor
+    lse: Tensor
 
 
 @dataclass(frozen=True, slots=True)

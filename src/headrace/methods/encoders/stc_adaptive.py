@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -95,29 +96,27 @@ def grey(size: tuple[int, int], amount: float) -> Frame:
     return Frame(0, 0.0, (128 + amount * noise).round().clamp(0, 255).to(torch.uint8))
 
 
-def full_pass(
-    blocks: Sequence[VisionBlock], x: Tensor, taps: Sequence[int] = ()
-) -> tuple[Tensor, tuple[tuple[Tensor, Tensor], ...]]:
+def full_pass(blocks: Sequence[VisionBlock], taps: Sequence[int], x: Tensor) -> list[Tensor]:
     """Run all layers on all patches of a frame.
 
     Args:
         blocks: The layers.
-        x: (N, D) the patches' embeddings.
         taps: Layers whose output is wanted beside the last one's.
+        x: (N, D) the patches' embeddings.
 
     Returns:
-        (1+J, N, D) outputs, and every layer's keys and values.
+        (1+J, N, D) outputs, then every layer's keys and values in turn.
     """
-    h, layers, tapped = x[None], [], []
+    h, parts, tapped = x[None], [], []
     for index, block in enumerate(blocks):
         normed = block.norm1(h)
         k = block.keys(normed)
         q, v = block.queries_values(normed)
         h = h + block.out(block.attend(q, k, v))
         h = h + block.mlp(block.norm2(h))
-        layers.append((k[0], v[0]))
+        parts += [k[0], v[0]]
         tapped.extend([h] if index in taps else [])
-    return torch.cat([h, *tapped]) if tapped else h, tuple(layers)
+    return [torch.cat([h, *tapped]) if tapped else h, *parts]
 
 
 def part_pass(
@@ -264,6 +263,8 @@ class StcAdaptive(Method):
             grain = float((noisy.float() - plain.float()).square().sum(-1).mean()) / PROBE**2
         # Noise alone is contrast too: on a black picture nothing else would be left to compare with.
         contrast = float((x.float() - plain.float()).var(0, correction=0).sum()) + grain * PROBE**2
-        outputs, layers = full_pass(backbone.blocks(), x, backbone.spec.taps)
+        work = partial(full_pass, backbone.blocks(), backbone.spec.taps)
+        outputs, *parts = backbone.repeat("stc_adaptive", work, (x,))
+        layers = tuple(zip(parts[::2], parts[1::2], strict=True))
         age, worked = (torch.zeros(len(x), dtype=kind, device=x.device) for kind in (torch.int64, torch.bool))
         return AdaptiveState(Computed(x, outputs, layers, age, contrast), plain, grain, worked=~worked)

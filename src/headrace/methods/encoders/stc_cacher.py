@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -116,7 +116,9 @@ def reuse(
     k = block.keys(x)
     if rows is None:
         rows = similarity(k, reference.keys, metric).sort(dim=1, stable=True).indices[:, :num]
-    flat = (rows + num_patches * torch.arange(num_frames, device=rows.device)[:, None]).flatten()
+    flat = rows[0]
+    if num_frames > 1:
+        flat = (rows + num_patches * torch.arange(num_frames, device=rows.device)[:, None]).flatten()
 
     def pick(y: Tensor) -> Tensor:
         return y.reshape(-1, width).index_select(0, flat).view(num_frames, -1, width)
@@ -168,18 +170,32 @@ class StcCacher(Method):
 
     def step(self, state: CacherState, frames: Sequence[Frame], backbone: Backbone) -> tuple[CacherState, VisualTokens]:
         """Refresh when it is time, reuse otherwise."""
-        h, layers, taps = backbone.patches(backbone.pixels(frames)), state.layers, backbone.spec.taps
-        computed, tapped = None, []
+        h, layers, computed = backbone.patches(backbone.pixels(frames)), state.layers, None
         if self.next_kind(state) == REFRESH or layers[0].keys.shape[0] != h.shape[1]:
-            found = []
-            for index, block in enumerate(backbone.blocks()):
-                h, reference = refresh(block, h)
-                found.append(reference)
-                tapped.extend([h] if index in taps else [])
-            layers = tuple(found)
+            h, layers, *tapped = self._refresh(h, backbone)
         else:
             h, computed, *tapped = self._reuse(h, layers, backbone)
         return CacherState(state.step + 1, layers, computed), backbone.project(h, frames, tapped)
+
+    def _refresh(self, h: Tensor, backbone: Backbone) -> tuple[Any, ...]:
+        """Pass (F, N, D) through all layers in full.
+
+        Returns:
+            The last layer's output, a reference per layer, and the outputs of the layers ``spec.taps``.
+        """
+        blocks, taps = backbone.blocks(), backbone.spec.taps
+
+        def work(h: Tensor) -> list[Tensor]:
+            parts, tapped = [], []
+            for index, block in enumerate(blocks):
+                h, reference = refresh(block, h)
+                parts += [reference.keys, reference.values, reference.added]
+                tapped.extend([h] if index in taps else [])
+            return [h, *parts, *tapped]
+
+        h, *found = backbone.repeat("stc_cacher refresh", work, (h,))
+        layers = tuple(Reference(*found[3 * index : 3 * index + 3]) for index in range(len(blocks)))
+        return h, layers, *found[3 * len(blocks) :]
 
     def _reuse(self, h: Tensor, layers: Sequence[Reference], backbone: Backbone) -> Sequence[Tensor]:
         """Pass (F, N, D) through all layers on the patches that changed.
@@ -201,7 +217,7 @@ class StcCacher(Method):
             return [h, torch.stack(worked), *tapped]
 
         parts = [part for layer in layers for part in (layer.keys, layer.values, layer.added)]
-        return backbone.repeat(("stc_cacher", num, self.metric, self.selection), work, (h, *parts))
+        return backbone.repeat(("stc_cacher reuse", num, self.metric, self.selection), work, (h, *parts))
 
     def next_kind(self, state: CacherState) -> str:
         """Say whether the next step refreshes or reuses; a change of the picture's size makes it refresh, too."""
