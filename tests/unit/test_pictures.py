@@ -57,6 +57,15 @@ def test_a_resample_that_is_not_supported_is_named():
     assert "\n" not in str(raised.value)
 
 
+def test_a_torch_that_has_no_lanczos_is_told_apart(monkeypatch):
+    monkeypatch.setattr("headrace.backbones.pictures.LANCZOS", "_upsample_nowhere")
+    with pytest.raises(
+        ValueError, match=r"^resample: 1 is Lanczos, which torch .* cannot do; torch 2.12 or newer can$"
+    ):
+        pictures(preprocessor_config={"resample": 1})
+    assert pictures(preprocessor_config={"resample": 3}).mode == "bicubic"
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_that_is_no_json_is_named(name):
     with pytest.raises(ValueError, match="is not JSON") as raised:

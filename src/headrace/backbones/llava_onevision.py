@@ -81,8 +81,8 @@ class LlavaOnevision(Adapter):
 
     def pixels(self, frames: Sequence[Frame]) -> Tensor:
         """Resize and normalise: (F, 3, S, S) in the model's type."""
-        px = self._pictures.normalise(self._pictures.resize(frames, self._size, self._size))
-        return px.to(device=self.spec.device, dtype=self.spec.dtype)
+        px = self._pictures.normalise(self._pictures.resize(frames, self._size, self._size).to(self.spec.device))
+        return px.to(self.spec.dtype)
 
     def patches(self, px: Tensor) -> Tensor:
         """Embed patches and their places: (F, 3, S, S) to (F, g*g, Cv)."""

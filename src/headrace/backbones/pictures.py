@@ -17,6 +17,7 @@ from torch import Tensor
 from headrace.types import Frame
 
 RESAMPLE = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
+LANCZOS = "_upsample_lanczos2d_aa"  # torch's operation, since 2.12
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,10 @@ class Pictures:
         return torch.cat(out)
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """Turn (F, 3, height, width) uint8 into normalised fp32."""
+        """Turn (F, 3, height, width) uint8 into normalised fp32, where the pixels are."""
         scale = 1.0 / self.rescale
-        mean = torch.tensor(self.mean).view(-1, 1, 1) * scale
-        std = torch.tensor(self.std).view(-1, 1, 1) * scale
-        return (pixels.float() - mean) / std
+        mean, std = (torch.tensor(x).view(-1, 1, 1) * scale for x in (self.mean, self.std))
+        return (pixels.float() - mean.to(pixels.device)) / std.to(pixels.device)
 
 
 def read_pictures(read: Callable[[str], str | None], defaults: dict[str, Any]) -> Pictures:
@@ -85,6 +85,10 @@ def read_pictures(read: Callable[[str], str | None], defaults: dict[str, Any]) -
     resample = int(settings["resample"])
     if resample not in RESAMPLE:
         raise ValueError(f"resample: {resample} is not supported; known: {RESAMPLE}")
+    if RESAMPLE[resample] == "lanczos" and not hasattr(torch.ops.aten, LANCZOS):
+        raise ValueError(
+            f"resample: {resample} is Lanczos, which torch {torch.__version__} cannot do; torch 2.12 or newer can"
+        )
     return Pictures(
         mean=tuple(settings["image_mean"]),
         std=tuple(settings["image_std"]),

@@ -139,8 +139,8 @@ class QwenVL(Adapter):
     def pixels(self, frames: Sequence[Frame]) -> Tensor:
         """Resize and normalise: (F, 3, height, width) in the model's type."""
         height, width = (side * self._patch for side in self.plan.grid)
-        px = self._pictures.normalise(self._pictures.resize(frames, height, width))
-        return px.to(device=self.spec.device, dtype=self.spec.dtype)
+        px = self._pictures.normalise(self._pictures.resize(frames, height, width).to(self.spec.device))
+        return px.to(self.spec.dtype)
 
     def patches(self, px: Tensor) -> Tensor:
         """Embed pairs of frames: (F, 3, height, width) to (F', N, D); an odd frame is its own partner.

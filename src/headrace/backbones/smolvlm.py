@@ -105,8 +105,8 @@ class SmolVlm(Adapter):
             replace(frame, image=self._pictures.resize([frame], *self._scaled(frame))[0].permute(1, 2, 0))
             for frame in frames
         ]
-        px = self._pictures.normalise(self._pictures.resize(scaled, self._size, self._size))
-        return px.to(device=self.spec.device, dtype=self.spec.dtype)
+        px = self._pictures.normalise(self._pictures.resize(scaled, self._size, self._size).to(self.spec.device))
+        return px.to(self.spec.dtype)
 
     def _scaled(self, frame: Frame) -> tuple[int, int]:
         """Height and width after the first step: the long side as asked, the short one even, the aspect kept."""
