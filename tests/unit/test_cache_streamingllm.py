@@ -156,9 +156,10 @@ def test_a_step_longer_than_the_window():
 def test_endless_streams_stay_flat_and_exact(positions: str, evict: str, num: int):
     """Row by row: as many rows as sinks and window hold, and the last row sees what a fresh prompt of them would.
 
-    A fresh prompt rotates un-rotated keys at 0..n-1, so positions never outgrow it, whatever row the stream is at.
+    A fresh prompt rotates un-rotated keys at 0..n-1, so positions never outgrow it, whatever row the stream is at. Up
+    to the trained length angles are transformers' fp32 products, which are as far off as they are large.
     """
-    model = spec(windows=(None,), position_rows=3, trained_length=10**6)
+    model = spec(windows=(None,), position_rows=3, trained_length=1000)
     method, generator = registry.build("streamingllm", window=20, sinks=4, positions=positions, evict=evict), dice(num)
     state, rows = method.init(model), []
     for i in range(num):

@@ -67,6 +67,26 @@ def test_a_run_has_every_figure(run: Run) -> None:
     assert run.reached == 6
 
 
+def test_frames_may_be_taken_in_together(tmp_path: Path) -> None:
+    setting = dataclasses.replace(TINY, lengths=(2, 3), chunk_frames=3)
+    bench, run = Bench(setting), Run()
+    bench.warm_up(frames(12))
+    bench.run(frames(9), run)
+    assert run.kept == {DENSE: [12] * 3, OURS: [6] * 3}, "3 frames of 4 tokens, or of 2"
+    assert run.kinds[OURS] == ["refresh", "selective", "refresh"]
+    found = ratios.summarise(setting, [run], bench.costs(run))
+    assert found is not None
+    assert ", frames: 3 (a frame is 3 taken in together)" in ratios.lines(setting, found)[0]
+    path = tmp_path / "together.json"
+    record.Record(setting, MACHINE).write(path)
+    with pytest.raises(ValueError, match="chunk_frames 3, not 1"):
+        record.read(path, dataclasses.replace(setting, chunk_frames=1), MACHINE)
+    old = json.loads(path.read_text())
+    del old["setting"]["chunk_frames"]  # a record from before there was such a field
+    path.write_text(json.dumps(old))
+    assert record.read(path, dataclasses.replace(setting, chunk_frames=1), MACHINE).runs == []
+
+
 def test_a_source_that_ends_early_is_named(bench: Bench) -> None:
     left = Run()
     with pytest.raises(ValueError, match="ends after 5 frames; the bench needs 6"):

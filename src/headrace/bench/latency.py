@@ -1,8 +1,8 @@
 """Where the time goes at a real model's size: tower, projector, compressor, prefill and answer, dense against thinned.
 
 Contenders take every frame in turn in one process, so a noisy machine disturbs all alike, and share one set of random
-weights. Shorter lengths are prefixes of the one run. Where a tower takes two frames at once, a frame of all figures is
-such a pair.
+weights. Shorter lengths are prefixes of the one run. Where a tower takes two frames at once, or several are taken in
+together, a frame of all figures is such a step.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class Setting:
         dtype: Name of the number type.
         device: Where to run.
         threads: CPU threads.
+        chunk_frames: Frames that are taken in together; a frame of all figures is then such a step.
     """
 
     shape: str = "llava-onevision-0.5b"
@@ -54,8 +55,11 @@ class Setting:
     dtype: str = "bfloat16"
     device: str = "cpu"
     threads: int = 1
+    chunk_frames: int = 1
 
     def __post_init__(self) -> None:
+        if self.chunk_frames < 1:
+            raise ValueError(f"chunk_frames: must be at least 1, not {self.chunk_frames}")
         if not self.lengths or list(self.lengths) != sorted(set(self.lengths)) or self.lengths[0] < 2:
             raise ValueError(f"frames: {self.lengths} must be whole numbers from 2 up, ascending")
         if self.pipeline == DENSE:
@@ -184,8 +188,9 @@ class Bench:
 
     @property
     def unit(self) -> int:
-        """Frames the tower takes at once."""
-        return self._backbone.spec.frames_per_step  # type: ignore[no-any-return]
+        """Frames of a step."""
+        tower: int = self._backbone.spec.frames_per_step
+        return -(-self.setting.chunk_frames // tower) * tower
 
     @torch.no_grad()
     def warm_up(self, frames: Sequence[Frame]) -> None:
@@ -196,7 +201,7 @@ class Bench:
         """
         self._backbone.settle(frames[0])
         steps = list(grouped(frames, self.unit))
-        streams = [self._engine.open(name) for name in self._names]
+        streams = [self._open(name) for name in self._names]
         _, cache = plain.prefill(self._model, self._backbone.open().embeds)
         for step in steps[:WARM_UP]:
             for stream in streams:
@@ -205,6 +210,14 @@ class Bench:
         for name, stream in zip(self._names, streams, strict=True):
             self._tower[name] = self._count(stream, steps[: 1 if name == DENSE else COUNTED])
 
+    @property
+    def _num(self) -> int:
+        """Temporal frames of a step."""
+        return self.unit // self._backbone.spec.frames_per_step  # type: ignore[no-any-return]
+
+    def _open(self, name: str) -> Stream:
+        return self._engine.open(name, chunk_frames=self.setting.chunk_frames)
+
     def _count(self, stream: Stream, steps: Sequence[Sequence[Frame]]) -> dict[str, list[Products]]:
         """Products of ``project`` and of the tower, per kind of step, once for every step of that kind."""
         encoder, found = stream.pipeline.encoder, defaultdict(list)
@@ -212,7 +225,7 @@ class Bench:
         for step in steps:
             with Counting() as every:
                 state, _ = encoder.step(state, step, self._backbone)
-            found[f"tower_{kind_of(encoder, state)}"].append(every.products - self._backbone.products)
+            found[f"tower_{kind_of(encoder, state, self._num)}"].append(every.products - self._backbone.products)
             found["project"].append(self._backbone.products)
         self._backbone.counting = False
         return dict(found)
@@ -229,7 +242,7 @@ class Bench:
         Raises:
             ValueError: There are fewer frames than that.
         """
-        streams, index = {name: self._engine.open(name) for name in self._names}, -1
+        streams, index = {name: self._open(name) for name in self._names}, -1
         _, cache = plain.prefill(self._model, self._backbone.open().embeds)
         for index, step in enumerate(grouped(frames, self.unit)):
             # by the parity of the index's bits, so that who comes first hangs together with no refresh interval
@@ -261,7 +274,7 @@ class Bench:
         run.note(name, "project", project)
         run.note(name, "compress", report.stage_ms["compress"])
         run.note(name, "prefill", report.stage_ms["prefill"])
-        run.kinds.setdefault(name, []).append(kind_of(stream.pipeline.encoder, stream.state.encoder))
+        run.kinds.setdefault(name, []).append(kind_of(stream.pipeline.encoder, stream.state.encoder, self._num))
         run.kept.setdefault(name, []).append(report.tokens_kept)
 
     def costs(self, run: Run) -> dict[str, dict[str, Cost]]:
@@ -315,11 +328,17 @@ def _take(stream: Stream, step: Sequence[Frame]) -> None:
         stream.push(frame)
 
 
-def kind_of(encoder: Any, state: Any) -> str:
-    """What the tower did on the last step: ``dense``; of a selective encoder ``refresh`` or ``selective``."""
+def kind_of(encoder: Any, state: Any, num_frames: int = 1) -> str:
+    """What the tower did on the last step: ``dense``; of a selective encoder ``refresh`` or ``selective``.
+
+    Args:
+        encoder: The encoder.
+        state: Its state after the step.
+        num_frames: Temporal frames of the step.
+    """
     if not isinstance(encoder, SelectiveEncoder):
         return "dense"
-    return "refresh" if bool(encoder.updated(state, 1).all()) else "selective"
+    return "refresh" if bool(encoder.updated(state, num_frames).all()) else "selective"
 
 
 def wait(device: torch.device) -> None:

@@ -190,11 +190,15 @@ def rows(result: Mapping[str, Any]) -> list[list[str]]:
     ]
 
 
+def _together(setting: Setting) -> str:
+    return f" (a frame is {setting.chunk_frames} taken in together)" if setting.chunk_frames > 1 else ""
+
+
 def lines(setting: Setting, result: Mapping[str, Any]) -> list[str]:
     """The result for people: ratios with floors, then milliseconds per stage with middle half and floor."""
     text = [
         f"{setting.pipeline} at the {setting.shape} shape, {setting.dtype} on {setting.device}, {setting.threads}"
-        f" threads, runs: {result['runs']}, frames: {result['frames']}"
+        f" threads, runs: {result['runs']}, frames: {result['frames']}{_together(setting)}"
     ]
     for what, value, floor, _ in rows(result):
         text.append(f"  {what:50s} {value}" + (f"   floor {floor}" if floor else ""))
@@ -213,8 +217,8 @@ def page(setting: Setting, result: Mapping[str, Any], at: Mapping[str, Any]) -> 
     where = (
         f"`headrace bench latency`: `{setting.pipeline}` at the shape of {setting.shape} (random weights),"
         f" {setting.dtype} on {setting.device}, {result['tokens_per_frame'][setting.pipeline]:.0f} of"
-        f" {result['tokens_per_frame'][DENSE]:.0f} tokens, runs: {result['runs']}, median; floor: the matrix products"
-        f" alone; {at['cpu']}, {setting.threads} threads, torch {at['torch']}, transformers {at['transformers']},"
-        f" {at['date']}."
+        f" {result['tokens_per_frame'][DENSE]:.0f} tokens{_together(setting)}, runs: {result['runs']}, median; floor:"
+        f" the matrix products alone; {at['cpu']}, {setting.threads} threads, torch {at['torch']}, transformers"
+        f" {at['transformers']}, {at['date']}."
     )
     return table(["what", "ratio", "floor", "ms per frame (median)"], rows(result)) + "\n\n" + where

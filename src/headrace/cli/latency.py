@@ -42,6 +42,9 @@ def latency(
         ),
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Runs.")] = 5,
+    chunk_frames: Annotated[
+        int, typer.Option(min=1, help="Frames that are taken in together; a frame of all figures is then such a step.")
+    ] = 1,
     source: Annotated[str, typer.Option(help="What to watch.")] = "world:0",
     dtype: options.Dtype = "bfloat16",
     device: options.Device = "auto",
@@ -62,9 +65,8 @@ def latency(
 
     from headrace.bench import latency as bench
     from headrace.bench.machine import machine
-    from headrace.bench.ratios import lines, page
     from headrace.bench.record import Record, read
-    from headrace.bench.table import check_marks, replace_between
+    from headrace.bench.table import check_marks
     from headrace.engine.engine import choose_device, choose_dtype
 
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
@@ -77,6 +79,7 @@ def latency(
         dtype=str(choose_dtype(dtype, place, model_shape)).removeprefix("torch."),
         device=str(place),
         threads=torch.get_num_threads(),
+        chunk_frames=chunk_frames,
     )
     if readme is not None:
         check_marks(readme, "bench:latency")
@@ -88,13 +91,21 @@ def latency(
         for line in _stopped(record, repeats, save):
             out.note(line)
         raise
+    _tell(record, readme, out)
+
+
+def _tell(record: Record, readme: Path | None, out: Output) -> None:
+    """Print what was found, and rebuild the table of a page."""
+    from headrace.bench.ratios import lines, page
+    from headrace.bench.table import replace_between
+
     result = record.result()
     assert result is not None
-    out.object("result", **asdict(setting), **result, machine=record.machine)
-    for line in lines(setting, result):
+    out.object("result", **asdict(record.setting), **result, machine=record.machine)
+    for line in lines(record.setting, result):
         out.line(line)
     if readme is not None:
-        replace_between(readme, "bench:latency", page(setting, result, record.machine))
+        replace_between(readme, "bench:latency", page(record.setting, result, record.machine))
 
 
 def _measure(record: Record, repeats: int, save: Path | None, out: Output) -> None:
@@ -109,7 +120,7 @@ def _measure(record: Record, repeats: int, save: Path | None, out: Output) -> No
     setting, most = record.setting, record.setting.lengths[-1]
     watch = partial(video.open, setting.source, fps=None if Path(setting.source).is_dir() else FRAMES_PER_SECOND)
     with watch() as opened:
-        first = list(itertools.islice(opened, MOST_AT_ONCE * COUNTED))
+        first = list(itertools.islice(opened, max(MOST_AT_ONCE, setting.chunk_frames + 1) * COUNTED))
     bench = Bench(setting, tell=out.note)
     bench.warm_up(first)
     pace = _pace(setting, repeats, len(record.runs), out)
