@@ -70,7 +70,7 @@ def extend(
         if index < last and deep is None and pruner is None:
             h, qkv, early = go(h, (o,), index, index + 1)
             continue
-        h, *_ = go(h, (o,), index, None)
+        h = go(h, (o,), index, None)[0] if o.shape[1] else h[:0]
         if deep is not None and len(h):
             left = torch.arange(len(segment)) if rows is None else rows.cpu()
             h = _join_deep(h, deep[index], shown, left[-len(h) :])

@@ -24,12 +24,15 @@ WINDOW = 64  # steps over which shares are taken
 class Curve:
     """Costs of one dial.
 
+    Notches of equal work are one: a stretched interval makes costly kinds of steps rarer, and no kind cheaper.
+
     Args:
         works: Work of each notch as a share of the first one's, descending.
     """
 
     def __init__(self, works: Sequence[float]) -> None:
         self._works = tuple(works)
+        self._first = [self._works.index(work) for work in works]  # of the notches of equal work
         self._points: dict[tuple[int, str], deque[float]] = {}
         self._took: dict[tuple[int, str], float] = {}
         self._ratios: deque[float] = deque(maxlen=TAIL_SAMPLES)
@@ -50,6 +53,7 @@ class Curve:
 
     def typical(self, notch: int, kind: str) -> float | None:
         """What a typical step like the last one takes by now; None where the dial has moved or nothing is known."""
+        notch = self._first[notch]
         samples = self._points.get((notch, kind))
         stayed = self._last is not None and self._last[0] == notch
         return _lower_median(samples) * self.load if samples is not None and stayed else None
@@ -68,6 +72,7 @@ class Curve:
             drift: By how much the load is known to have changed in this very step, from stages whose dials stood still.
         """
         self._predicted.clear()
+        notch = self._first[notch]
         ms, key, load = max(ms, FLOOR_MS), (notch, kind), self.load * drift
         samples = self._points.get(key)
         if samples is None:
@@ -97,6 +102,7 @@ class Curve:
         the step counts for more than all that was known of its point.
         """
         self._predicted.clear()
+        notch = self._first[notch]
         point, came = self._points.get((notch, kind)), self._last
         typical = 0.0 if point is None else _lower_median(point) * self.load
         if point is None or came is None or came[0] == notch or ms >= FAR_BELOW * typical:
@@ -114,9 +120,9 @@ class Curve:
 
     def predict(self, notch: int, kind: str) -> float | None:
         """Milliseconds a step will take when it is slow, or None before anything was learned."""
-        key = (notch, kind)
+        key = (self._first[notch], kind)
         if key not in self._predicted:
-            nominal = self._nominal(notch, kind)
+            nominal = self._nominal(*key)
             if nominal is None:
                 others = {other for _, other in self._points}
                 known = [ms for other in others if (ms := self._nominal(notch, other)) is not None]
