@@ -106,7 +106,7 @@ class Curve:
         point, came = self._points.get((notch, kind)), self._last
         typical = 0.0 if point is None else _lower_median(point) * self.load
         if point is None or came is None or came[0] == notch or ms >= FAR_BELOW * typical:
-            if came is not None and came[0] != notch:
+            if came is not None and came != (notch, kind):
                 self._points.pop((notch, kind), None)
             self.learn(notch, kind, ms, drift)
             return

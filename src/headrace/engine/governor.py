@@ -40,6 +40,7 @@ LASTED = 16  # steps after which a better setting has lasted
 PROBE, PROBE_MOST, PROBE_SOON = 64, 96, 16  # steps between tries of what seems too much; soon after one that fitted
 IDLE = 0.7  # targets; where steps take less and none was late for PROBE steps, tries come soon, too
 REACH, REACH_MORE, REACH_MOST = 2.0, 1.5, 4.0  # targets that a try may be predicted to take; more after none was made
+TELLING = 0.1  # share of a step that stages whose dials stood still must have to tell a change of the load
 CHEAPER = 1.15  # times the cheapest cost of all counts as just as cheap
 
 
@@ -368,7 +369,9 @@ class Governor:
         The load that has just changed is why dials move: a cost first seen in that step would be wrong by that change.
         """
         known = {group: ms for group, curve in self._curves.items() if (ms := curve.typical(*at[group])) is not None}
-        return max(sum(spent[group] for group in known), FLOOR_MS) / sum(known.values()) if known else 1.0
+        if sum(known.values()) < TELLING * sum(spent.values()):
+            return 1.0
+        return max(sum(spent[group] for group in known), FLOOR_MS) / sum(known.values())
 
     def _note(self, frame: Frame, predicted: float | None, took_ms: float, why: str) -> None:
         last = next((choice for choice in reversed(self.chose) if choice.why != "skip"), None)
