@@ -94,7 +94,7 @@ class AskContext(CacheContext):
         """Attend the last U of the new rows; see ``protocols.Context``."""
         if not self._asked:
             return super().attend(layer, rows, q, k, v, watch=watch, early=early)
-        number = self._numbers if rows is None else self._numbers[rows.cpu()]
+        own_cos, own_sin, number = self._left(rows)
         if layer not in self._layouts:
             self._layouts[layer] = self._lay_out(layer, q[:, torch.isin(number[-q.shape[1] :], self._wanted)])
             self._move_tail(layer)
@@ -108,9 +108,7 @@ class AskContext(CacheContext):
         if watch and num_q:
             self._note(q[:, -1:], seen)
         self._laid[layer].append(k, v, turned_k, number)
-        assert self._angles is not None
-        cos, sin = self._angles if rows is None else (x[rows] for x in self._angles)
-        self._tails[layer].append(k, v, rotate(k, cos, sin), number)
+        self._tails[layer].append(k, v, rotate(k, own_cos, own_sin), number)
         return out
 
     def _remembered(self, layer: int, layout: Layout, number: Tensor) -> list[Seen]:

@@ -114,11 +114,7 @@ class CacheContext:
         early: Early | None = None,
     ) -> Tensor:
         """Attend the last U of the new rows; see ``protocols.Context``."""
-        assert self._angles is not None, "begin comes before attend"
-        cos, sin = self._angles
-        number = self._numbers
-        if rows is not None:
-            cos, sin, number = cos[rows], sin[rows], number[rows.cpu()]
+        cos, sin, number = self._left(rows)
         num_q, out = q.shape[1], q
         if early is None:
             rotated, turned = rotate(k, cos, sin), rotate(q, cos[-num_q:], sin[-num_q:]) if num_q else q
@@ -132,6 +128,13 @@ class CacheContext:
                 self._note(turned[:, -1:], seen)
         self._tails[layer].append(k, v, rotated, number)
         return out
+
+    def _left(self, rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Cosines and sines of the new rows that are left, and which rows of the prompt they are."""
+        assert self._angles is not None, "begin comes before attend"
+        if rows is None:
+            return *self._angles, self._numbers
+        return self._angles[0][rows], self._angles[1][rows], self._numbers[rows.cpu()]
 
     def _joined(self, layer: int, q: Tensor, seen: Sequence[Seen]) -> tuple[Tensor, Tensor]:
         """Attend to all groups: outputs, and the log-sum-exp of all logits."""

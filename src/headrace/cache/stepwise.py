@@ -210,11 +210,7 @@ class StepContext(CacheContext):
         early: Early | None = None,
     ) -> Tensor:
         """Attend the new rows, one step after the other; see ``protocols.Context``."""
-        assert self._angles is not None, "begin comes before attend"
-        cos, sin = self._angles
-        number = self._numbers
-        if rows is not None:
-            cos, sin, number = cos[rows], sin[rows], number[rows.cpu()]
+        cos, sin, number = self._left(rows)
         assert q.shape[1] == len(number), "the queries of all rows are wanted"
         new = LayerSpan(k, v, rotate(k, cos, sin), number)
         turned, outs = rotate(q, cos, sin), []
