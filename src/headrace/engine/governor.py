@@ -140,7 +140,7 @@ class Governor:
             steps = len(self.stream.state.pending) + 1 >= self._step_frames
             kinds = [encoder.next_kind(self.stream.state.encoder) for encoder in self._encoders] if steps else []
             costs = self._costs() if steps else None
-            why = self._choose(costs) if costs else "look"
+            why = self._choose(costs, kinds) if costs else "look"
             predicted = costs[self._now] if costs else None
             if predicted is not None and self._must_skip(predicted):
                 return self._skip(frame)
@@ -237,8 +237,8 @@ class Governor:
     def _worst(curve: Curve, notch: int, kinds: Iterable[str] = ()) -> float:
         return max(curve.predict(notch, kind) or 0.0 for kind in (kinds or ("",)))
 
-    def _choose(self, costs: list[float]) -> str:
-        """Decide on the setting of the next step, and say why."""
+    def _choose(self, costs: list[float], kinds: Sequence[str]) -> str:
+        """Decide on the setting of the next step, and say why; ``kinds``: what it would be at each vision notch."""
         if self._steps < LOOK_STEPS and not self._hopeless:
             return "look"
         budget = MARGIN * self._pace.budget_ms / self._caution
@@ -264,7 +264,7 @@ class Governor:
             self._better = 0
             idle = self._calm >= PROBE and self._recent_ms <= IDLE * self.target_ms
             if self._now and fitting and self._since >= (PROBE_SOON if idle else self._probe):
-                return self._try(costs)
+                return self._try(costs, kinds)
         return "stay"
 
     def _cheapest(self, costs: list[float]) -> int:
@@ -280,20 +280,30 @@ class Governor:
         same = [i for i, ms in enumerate(costs) if ms <= least]
         return self._now if self._now in same else max(same, key=lambda i: self._settings[i].loss)
 
-    def _try(self, costs: list[float]) -> str:
-        """Go to the cheapest setting that is better than this one, though it seems too much: the guess may be wrong."""
+    def _try(self, costs: list[float], kinds: Sequence[str]) -> str:
+        """Go to the cheapest setting that is better than this one, though it seems too much: the guess may be wrong.
+
+        It is gone to with a step of the kind that costs most there; a cheap one would tell nothing.
+        """
         loss = self._settings[self._now].loss
         better = [i for i, setting in enumerate(self._settings) if setting.loss < loss]
         most = self._reach * self.target_ms
         target = min(better, key=lambda i: costs[i], default=self._now)
         if costs[target] > most:  # no such guess is believed where nothing of the kind was ever seen
             target = min(better, key=lambda i: self._most.get(i, costs[i]), default=self._now)
+        if target != self._now and not self._is_dearest(self._settings[target].vision, kinds):
+            return "stay"
         self._since = 0
         if target == self._now or min(costs[target], self._most.get(target, math.inf)) > most:
             self._reach = min(REACH_MORE * self._reach, REACH_MOST)
             return "stay"
         self._last_up, self._reach, self._probe = self._steps, REACH, min(2 * self._probe, PROBE_MOST)
         return self._move(target, "probe")
+
+    def _is_dearest(self, notch: int, kinds: Sequence[str]) -> bool:
+        """True when the next step at a vision notch is of the kind, of those that count, that takes longest there."""
+        curve, counted = self._curves[dials.VISION], self._shares[notch].counted
+        return not counted or (curve.predict(notch, kinds[notch]) or 0.0) >= self._worst(curve, notch, counted)
 
     def _move(self, setting: int, why: str) -> str:
         self._now, self._since, self._better = setting, 0, 0
