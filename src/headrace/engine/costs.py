@@ -35,6 +35,8 @@ class Curve:
         self._first = [self._works.index(work) for work in works]  # of the notches of equal work
         self._points: dict[tuple[int, str], deque[float]] = {}
         self._took: dict[tuple[int, str], float] = {}
+        self._when: dict[tuple[int, str], int] = {}  # number of the last step at a point
+        self._num = 0
         self._ratios: deque[float] = deque(maxlen=TAIL_SAMPLES)
         self._last: tuple[int, str] | None = None
         self._predicted: dict[tuple[int, str], float | None] = {}  # until something is learned
@@ -52,10 +54,11 @@ class Curve:
         return ranked[-2] if len(ranked) > 1 else ranked[-1] if ranked else 1.0
 
     def typical(self, notch: int, kind: str) -> float | None:
-        """What a typical step like the last one takes by now; None where the dial has moved or nothing is known."""
+        """What a typical step like the last ones takes by now; None where none of them was like it."""
         notch = self._first[notch]
         samples = self._points.get((notch, kind))
         stayed = self._last is not None and self._last[0] == notch
+        stayed = stayed and self._num - self._when.get((notch, kind), -LOAD_SAMPLES - 1) < LOAD_SAMPLES
         return _lower_median(samples) * self.load if samples is not None and stayed else None
 
     def learn(self, notch: int, kind: str, ms: float, drift: float = 1.0) -> None:
@@ -86,7 +89,11 @@ class Curve:
                 samples.append(ms / load)
             self._ratios.append(ms / _lower_median(samples))
         self._took[key] = ms
-        self._last = key
+        self._note(key)
+
+    def _note(self, key: tuple[int, str]) -> None:
+        self._num += 1
+        self._last, self._when[key] = key, self._num
 
     def _steady(self, key: tuple[int, str], ms: float) -> bool:
         """True when a step took about what the one like it took before."""
@@ -116,7 +123,7 @@ class Curve:
                 self._points[at] = deque([_lower_median(samples) * self.load / load], maxlen=POINT_SAMPLES)
         self._ratios.clear()
         self._ratios.append(load)
-        self._last = (notch, kind)
+        self._note((notch, kind))
 
     def predict(self, notch: int, kind: str) -> float | None:
         """Milliseconds a step will take when it is slow, or None before anything was learned."""
