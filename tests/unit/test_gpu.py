@@ -107,6 +107,30 @@ def test_a_captured_selective_pass_is_the_plain_one_bit_for_bit(dtype: torch.dty
     assert all(torch.equal(a, b) for a, b in zip(plainly, recorded, strict=True))
 
 
+@torch.no_grad()
+def test_a_recording_that_fails_spoils_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    graphs, x = Graphs(), torch.ones(4, device="cuda")
+    for _ in range(3):
+        assert graphs.run("bad", lambda x: [x + float(x.sum())], (x,))[0].tolist() == [5.0] * 4
+    assert len(caplog.records) == 1, "a number was read back"
+    for _ in range(3):
+        assert graphs.run("good", lambda x: [2 * x], (x,))[0].tolist() == [2.0] * 4
+    assert len(caplog.records) == 1
+
+
+@torch.no_grad()
+def test_recordings_share_their_rooms() -> None:
+    graphs, x = Graphs(most=64), torch.zeros(1 << 20, device="cuda")
+    for _ in range(2):
+        graphs.run("a", lambda x: [x + 1], (x,), part=0)
+    held = torch.cuda.memory_allocated()
+    for part in range(1, 30):
+        for _ in range(3):
+            assert torch.equal(graphs.run("a", lambda x, part=part: [x + part], (x,), part=part)[0], x + part)
+    assert torch.cuda.memory_allocated() - held < 3 * x.nbytes
+
+
+@torch.no_grad()
 def test_a_recording_keeps_what_it_reads() -> None:
     """A tower's tables belong to a view, which goes with its stream; the graph reads them still."""
     graphs, x, table = Graphs(), torch.randn(1 << 20, device="cuda"), torch.randn(1 << 20, device="cuda")

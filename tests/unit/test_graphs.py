@@ -16,7 +16,14 @@ from headrace.backbones import FAMILIES, load, plain
 from headrace.backbones.graphs import LARGE, MOST, Graphs
 from headrace.bench.products import Counting
 from headrace.registry import build
-from headrace.types import Frame, View
+from headrace.types import Cursor, Frame, View
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients():
+    """As streams run: with gradients nothing is recorded."""
+    with torch.no_grad():
+        yield
 
 
 class Recorder:
@@ -131,6 +138,40 @@ def test_large_work_is_not_recorded():
     for _ in range(3):
         graphs.run("a", lambda x: [x[:1]], (x,))
     assert not recorder.recorded
+
+
+def test_gradients_and_inference_mode_see_the_work_itself():
+    recorder = Recorder()
+    graphs, x = Graphs(recorder), torch.ones(2, requires_grad=True)
+    for mode in (torch.enable_grad, torch.inference_mode):
+        for _ in range(3):
+            with mode():
+                graphs.run("a", lambda x: [2 * x], (x,))
+    assert not recorder.recorded
+    with torch.enable_grad():
+        graphs.run("a", lambda x: [2 * x], (x,))[0].sum().backward()
+    assert x.grad.tolist() == [2.0, 2.0]
+
+
+def test_what_a_pruner_leaves_is_not_recorded(tmp_path):
+    """How many rows are left differs from step to step: each number would be recorded, layer by layer."""
+    plain.save(*plain.tiny("llava_onevision", ["what", "is"]), tmp_path)
+    backbone, recorder, dice = load(str(tmp_path), dtype=torch.float32), Recorder(), torch.Generator().manual_seed(1)
+    backbone._rows = Graphs(recorder)
+
+    class Some:
+        def keep(self, layer, h, visual):
+            num = int(torch.randint(1, len(h) + 1, (), generator=dice))
+            return torch.randperm(len(h), generator=dice)[:num].sort().values
+
+    memory = build("full")
+    for index in range(20):
+        frame = Frame(index, float(index), torch.zeros(40, 40, 3, dtype=torch.uint8))
+        tokens = backbone.vision(backbone.pixels([frame]), [frame])
+        segment, _ = backbone.place(Cursor(), backbone.wrap(tokens, Cursor()))
+        context = memory.read(memory.init(backbone.spec), backbone.spec, query=False)
+        backbone.extend(segment, context, pruner=Some())
+    assert recorder.recorded <= 2, "the first layer's beginning and end, which see all rows"
 
 
 def test_who_counts_operations_sees_them():

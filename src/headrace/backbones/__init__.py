@@ -65,7 +65,8 @@ def adopt(model: Any, tokenizer: Any, *, name: str = "adopted") -> Backbone:
     """Serve a transformers model that is loaded already; nothing is set on it.
 
     Args:
-        model: The model, in eval mode.
+        model: The model, in eval mode. Its modules and parameters are not to be replaced from now on: on a GPU
+            recordings would go on with the old ones.
         tokenizer: Its tokenizer, with chat template.
         name: What to call it.
 

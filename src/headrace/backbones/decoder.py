@@ -47,7 +47,8 @@ def extend(
     itself depends on how long the past is.
     """
     context.begin(segment)
-    h, rows, last = segment.embeds, None, spec.layers - 1
+    h, last = segment.embeds, spec.layers - 1
+    rows: Tensor | None = None
     visual = segment.kind == Kind.VISUAL
     shown, angles = torch.nonzero(visual).squeeze(1), context.angles()
 
@@ -60,7 +61,11 @@ def extend(
         turn = angles if todo is not None and rows is None and num_q == num and num else None
         work = partial(_between, model, spec, done, todo, num_q)
         inputs = (h, *attended, *(turn or ()))
-        h, *found = repeat(("decoder", len(segment)), work, inputs, part=(done, todo, num_q, turn is not None))
+        part = (done, todo, num_q, turn is not None)
+        if rows is None:
+            h, *found = repeat(("decoder", len(segment)), work, inputs, part=part)
+        else:  # how many rows a pruner leaves differs from step to step
+            h, *found = work(*inputs)
         return h, found[:3], Early(*found[3:]) if len(found) > 3 else None
 
     h, qkv, early = go(h, (), None, 0)

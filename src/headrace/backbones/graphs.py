@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from headrace.protocols import Work
 
 log = logging.getLogger(__name__)
 
-MOST = 4  # works whose recordings are held; each keeps its inputs
+MOST = 4  # works whose recordings are held
 LARGE = 1 << 23  # numbers in the first input from which on kernels outlast their launches
 
 
@@ -60,8 +61,8 @@ class Graphs:
             What ``work`` returns, bit for bit, in memory of its own.
         """
         recorder = self._recorder or (_record if inputs[0].device.type == "cuda" else None)
-        if recorder is None or inputs[0].numel() > LARGE or is_in_torch_dispatch_mode():
-            return work(*inputs)  # in a dispatch mode somebody counts operations, and a replay shows none
+        if recorder is None or inputs[0].numel() > LARGE or _is_watched():
+            return work(*inputs)
         sizes = tuple((tuple(x.shape), x.dtype, x.device) for x in inputs)
         with self._lock:
             replay = self._find((key, sizes) if part is None else key, (part, sizes), recorder, work, inputs)
@@ -90,52 +91,85 @@ class Graphs:
         return held[part]
 
 
-class _Device:
-    """What all recordings on one CUDA device share: the stream they are captured on, and memory between their kernels.
+def _is_watched() -> bool:
+    """True where a replay would show less than the work: to gradients, and to whoever counts operations.
 
-    So only one may be replayed at a time: its results are copied before the next one begins.
+    Tensors of inference mode cannot be written to outside it, so what is recorded there could not be replayed.
+    """
+    return torch.is_grad_enabled() or torch.is_inference_mode_enabled() or is_in_torch_dispatch_mode()
+
+
+class _Device:
+    """What all recordings on one CUDA device share: memory, and the stream they are captured on.
+
+    Inputs and results of all recordings lie in the same rooms, and their kernels' memory in the same pool. So only one
+    may be replayed at a time: its results are copied before the next one begins.
     """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.stream, self.done, self.pool = torch.cuda.Stream(), torch.cuda.Event(), torch.cuda.MemPool()
+        self.done = torch.cuda.Event()
+        self._rooms: WeakValueDictionary[Hashable, Tensor] = WeakValueDictionary()
+        self._spoilt: list[torch.cuda.MemPool] = []
+        self._begin_anew()
 
-    def capture(self, work: Work, held: Sequence[Tensor]) -> tuple[torch.cuda.CUDAGraph, list[Tensor]]:
-        """Record work on inputs that stay where they are; other threads may go on computing meanwhile."""
+    def _begin_anew(self) -> None:
+        self.stream, self.pool = torch.cuda.Stream(), torch.cuda.MemPool()
+
+    def rooms(self, use: str, like: Sequence[Tensor]) -> list[Tensor]:
+        """Tensors like these, the same ones for whoever asks again while somebody has them."""
+        found = []
+        for slot, x in enumerate(like):
+            key = (use, slot, tuple(x.shape), x.stride(), x.dtype)
+            if (room := self._rooms.get(key)) is None:
+                room = self._rooms[key] = torch.empty_like(x)
+            found.append(room)
+        return found
+
+    def capture(self, work: Work, inputs: Sequence[Tensor]) -> tuple[torch.cuda.CUDAGraph, list[Tensor]]:
+        """Record work from its inputs to results that lie in rooms; other threads may go on computing meanwhile."""
         self.stream.wait_stream(torch.cuda.current_stream())
-        graph = torch.cuda.CUDAGraph()
+        self.stream.wait_event(self.done)
         with torch.cuda.stream(self.stream):
-            work(*held)  # libraries choose their kernels on the first call
-            graph.capture_begin(pool=self.pool.id, capture_error_mode="thread_local")  # type: ignore[arg-type]
-            try:
-                outputs = work(*held)
-            finally:
-                graph.capture_end()
+            found = list(work(*inputs))  # libraries choose their kernels on the first call
         torch.cuda.current_stream().wait_stream(self.stream)
-        return graph, list(outputs)
-
-    def wait(self) -> None:
-        """Until whoever was here last has copied its results."""
-        torch.cuda.current_stream().wait_event(self.done)
+        results, graph = self.rooms("result", found), torch.cuda.CUDAGraph()
+        del found
+        self.stream.wait_stream(torch.cuda.current_stream())
+        try:
+            with torch.cuda.stream(self.stream):
+                graph.capture_begin(pool=self.pool.id, capture_error_mode="thread_local")  # type: ignore[arg-type]
+                try:
+                    torch._foreach_copy_(results, list(work(*inputs)))
+                finally:
+                    graph.capture_end()
+        except BaseException:  # the pool may count as being recorded to for ever
+            self._spoilt.append(self.pool)
+            self._begin_anew()
+            raise
+        torch.cuda.current_stream().wait_stream(self.stream)
+        self.done.record()
+        return graph, results
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Recording:
-    """A graph and the memory it works on; the work is kept because the graph reads its weights and tables."""
+    """A graph and what it needs: its work, because it reads the work's tables, and the pool it lies in."""
 
     work: Work
     device: _Device
+    pool: torch.cuda.MemPool
     graph: torch.cuda.CUDAGraph
     inputs: list[Tensor]
-    outputs: list[Tensor]
+    results: list[Tensor]
 
     def __call__(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        with torch.cuda.device(self.inputs[0].device), self.device.lock:
-            self.device.wait()
+        with torch.cuda.device(inputs[0].device), self.device.lock:
+            torch.cuda.current_stream().wait_event(self.device.done)  # until whoever was here last has copied
             torch._foreach_copy_(self.inputs, list(inputs))
             self.graph.replay()
-            found = [torch.empty_like(x) for x in self.outputs]
-            torch._foreach_copy_(found, self.outputs)
+            found = [torch.empty_like(x) for x in self.results]
+            torch._foreach_copy_(found, self.results)
             self.device.done.record()
         return found
 
@@ -147,10 +181,12 @@ def _device(index: int) -> _Device:
 
 
 def _record(work: Work, inputs: Sequence[Tensor]) -> Replay:
-    """Capture a CUDA graph; any thread may replay it, on a stream of its own."""
+    """Capture a CUDA graph; any thread may replay it."""
     at = inputs[0].device
     device = _device(torch.cuda.current_device() if at.index is None else at.index)
     with torch.cuda.device(at), device.lock:
-        held = [x.clone() for x in inputs]
-        graph, outputs = device.capture(work, held)
-    return _Recording(work, device, graph, held, outputs)
+        held = device.rooms("input", inputs)
+        torch.cuda.current_stream().wait_event(device.done)
+        torch._foreach_copy_(held, list(inputs))
+        graph, results = device.capture(work, held)
+        return _Recording(work, device, device.pool, graph, held, results)

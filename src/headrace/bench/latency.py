@@ -173,7 +173,7 @@ class Bench:
         Pipeline.parse(setting.pipeline)
         config, place, dtype = plain.shape_config(setting.shape), torch.device(setting.device), _dtype(setting)
         what = f"{setting.shape} in {setting.dtype} with {setting.lengths[-1]} frames"
-        check_room(what, needed_bytes(config, dtype, setting.lengths[-1]), place)
+        check_room(what, needed_bytes(config, dtype, setting.lengths[-1], setting.chunk_frames), place)
         tell(f"building {setting.shape} and warming up")
         self._model = plain.build_large(config, dtype=dtype, device=place)
         self._backbone = Timed(adopt(self._model, plain.word_tokenizer([], config.model_type), name=setting.shape))

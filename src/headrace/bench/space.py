@@ -20,18 +20,19 @@ MEMINFO, LIMIT, USED = (
 )
 
 
-def needed_bytes(config: Any, dtype: torch.dtype, frames: int) -> int:
+def needed_bytes(config: Any, dtype: torch.dtype, steps: int, chunk_frames: int = 1) -> int:
     """Estimate what a latency bench takes: one copy of the weights, the past of three contenders, and some to spare.
 
     Args:
         config: A configuration of any family.
         dtype: Type of weights, keys and values.
-        frames: Frames of a run.
+        steps: Steps of a run.
+        chunk_frames: Frames of a step; as many more as the tower takes at once.
     """
     model = plain.build_large(config, dtype=dtype, device=torch.device("meta"))
     weights = sum(param.numel() for param in model.parameters()) * dtype.itemsize
     spec = adopt(model, plain.word_tokenizer([], config.model_type), name="sized").spec
-    rows = -(-frames // spec.frames_per_step) * (spec.grid[0] * spec.grid[1] + spec.around_rows)
+    rows = steps * -(-chunk_frames // spec.frames_per_step) * (spec.grid[0] * spec.grid[1] + spec.around_rows)
     streams = 2 * rows * spec.row_bytes * 3 // 2  # keys, values and rotated keys of each
     return int(weights + streams + rows * spec.row_bytes + SPARE_BYTES)
 

@@ -132,7 +132,7 @@ class Curve:
             nominal = self._nominal(*key)
             if nominal is None:
                 others = {other for _, other in self._points}
-                known = [ms for other in others if (ms := self._nominal(notch, other)) is not None]
+                known = [ms for other in others if (ms := self._nominal(key[0], other)) is not None]
                 nominal = max(known, default=None)
             self._predicted[key] = None if nominal is None else nominal * self.tail
         return self._predicted[key]

@@ -348,9 +348,10 @@ class Governor:
         spent[REST] = max(0.0, took_ms - sum(spent.values()))
         fits = took_ms <= MARGIN * self.target_ms * self._step_frames
         self._probe = PROBE_SOON if fresh and fits else self._probe
-        drift = self._drift(notch, spent)
+        drift, ran = self._drift(notch, spent), self._settings[self._ran]
+        moved = {dials.VISION: ran.vision != setting.vision, dials.DECODER: ran.decoder != setting.decoder, REST: False}
         for group, curve in self._curves.items():
-            if fresh and fits:
+            if fresh and fits and moved[group]:
                 curve.tried(*notch[group], spent[group], drift)
             else:
                 curve.learn(*notch[group], spent[group], drift)
@@ -379,7 +380,7 @@ class Governor:
         The load that has just changed is why dials move: a cost first seen in that step would be wrong by that change.
         """
         known = {group: ms for group, curve in self._curves.items() if (ms := curve.typical(*at[group])) is not None}
-        if sum(known.values()) < TELLING * sum(spent.values()):
+        if sum(known.values()) <= TELLING * sum(spent.values()):
             return 1.0
         return max(sum(spent[group] for group in known), FLOOR_MS) / sum(known.values())
 

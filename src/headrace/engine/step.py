@@ -54,7 +54,8 @@ class Stopwatch:
         start = time.perf_counter()
         yield
         if self._device.type != "cpu":
-            torch.accelerator.synchronize(self._device)
+            # not the whole device, which must not be waited for while another thread records a graph
+            torch.accelerator.current_stream(self._device).synchronize()
         self.stage_ms[name] = self.stage_ms.get(name, 0.0) + 1000 * (time.perf_counter() - start)
 
 

@@ -20,6 +20,7 @@ from headrace.ops import blocked
 ALIGNED = 16  # bytes a row must be a multiple of for an accelerator's kernels
 _EFFICIENT = torch.ops.aten._scaled_dot_product_efficient_attention.default
 _FLASH = torch.ops.aten._scaled_dot_product_flash_attention.default
+_FLASHLESS: set[torch.device] = set()  # devices on which the flash kernel has refused to work
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -163,11 +164,16 @@ def _kernel(
         return out, lse
     if q.shape[-1] * q.itemsize % ALIGNED:
         return plain_attention(q, k, v, scale, causal=causal)
-    try:
-        if q.dtype == torch.float32:
-            out, lse, *_ = _EFFICIENT(q, k, v, None, True, 0.0, causal, scale=scale)
-        else:  # it splits a long past among the whole device
+    if q.dtype != torch.float32 and q.device not in _FLASHLESS:  # it splits a long past among the whole device
+        try:
             out, lse, *_ = _FLASH(q, k, v, 0.0, causal, scale=scale)
+            return out, lse
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # an older device, or wide heads; NotImplementedError is one, too
+            _FLASHLESS.add(q.device)
+    try:
+        out, lse, *_ = _EFFICIENT(q, k, v, None, True, 0.0, causal, scale=scale)
     except NotImplementedError:  # an accelerator without this kernel
         return plain_attention(q, k, v, scale, causal=causal)
     return out, lse[..., : q.shape[2]]

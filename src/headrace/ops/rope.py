@@ -20,7 +20,7 @@ def cos_sin(rope: Rope, positions: Tensor, *, dtype: torch.dtype, device: torch.
 
     Args:
         rope: Frequencies and layout.
-        positions: (P, T) int64, >= 0, on the CPU.
+        positions: (P, T) whole numbers or fractions, >= 0, on the CPU.
         dtype: Type of the result.
         device: Where the result goes.
 
@@ -29,7 +29,7 @@ def cos_sin(rope: Rope, positions: Tensor, *, dtype: torch.dtype, device: torch.
     """
     far_off, inv_freq = bool((positions > rope.trained_length).any()), rope.inv_freq
     if not far_off:  # some accelerators have no fp64
-        positions, inv_freq = positions.to(device), inv_freq.to(device)
+        positions, inv_freq = positions.float().to(device), inv_freq.to(device)
     place = positions[:, :, None]
     angle = place.float() * inv_freq
     cos, sin = angle.cos(), angle.sin()
