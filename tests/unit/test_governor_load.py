@@ -45,6 +45,71 @@ def worlds() -> st.SearchStrategy[World]:
     )
 
 
+FOUND = (  # by a search; what was broken in them with earlier rules
+    World(
+        Prices(524.8074602497728, 0.5, 1, 0.0859, 1.93, 1.6),
+        Load("slices", 0, 117, 2.19, 9),
+        0.00667,
+        4,
+        "stc_cacher+uniform:60",
+        seed=901048,
+    ),  # not full at the end
+    World(
+        Prices(512.8613839913648, 0.01, 1.455459080581966, 0.0651, 1.55, 0.861),
+        Load("slices", 0, 93, 1.94, 3),
+        0.0495,
+        7.68,
+        "stc",
+        seed=928883,
+    ),  # p95 1.44 targets under load
+    World(
+        Prices(1000, 0.135, 3.2359365692962827, 0.2, 1.53, 1.44),
+        Load("uneven", 140, 173, 1.33, 3),
+        0.0353,
+        7.33,
+        "stc_cacher+uniform:60",
+        seed=282734,
+    ),  # 51 changes
+    World(
+        Prices(346.73685045253166, 0.117, 1.5205475297324955, 0.277, 1.13, 0.602),
+        Load("slices", 110, 180, 1.91, 40),
+        0.08,
+        7.88,
+        "stc_cacher+uniform:60",
+        seed=699936,
+    ),  # 51 changes
+    World(
+        Prices(234.42288153199226, 0.112, 3.8636697705406915, 0.174, 0.566, 1.78),
+        Load("uneven", 0, 84, 2.24, 40),
+        0.0312,
+        6.91,
+        "stc_cacher:1.0+uniform:1.0",
+        seed=43643,
+    ),  # not full at the end
+    World(
+        Prices(44.6683592150963, 0.233, 1, 0.236, 1.31, 0),
+        Load("uneven", 140, 124, 2.48, 12),
+        0.0514,
+        7.0,
+        "stc_cacher:1.0+uniform:1.0",
+        seed=188264,
+    ),  # not full at the end
+    World(
+        Prices(512.8613839913648, 0.257, 1, 0.0814, 1.07, 1.11),
+        Load("slices", 127, 174, 2.76, 9),
+        0.0781,
+        5.43,
+        "stc",
+        seed=211239,
+    ),  # not full at the end
+)
+
+
+@pytest.mark.parametrize("world", FOUND, ids=lambda world: str(world.seed))
+def test_worlds_that_once_broke_the_promise(world: World) -> None:
+    assert broken(world) == []
+
+
 @settings(max_examples=60)
 @given(world=worlds())
 @example(
