@@ -6,14 +6,16 @@ special to CUDA is tested on a GPU (``test_gpu.py``).
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 
 import pytest
 import torch
 
 import headrace
 from headrace.backbones import FAMILIES, load, plain
-from headrace.backbones.graphs import LARGE, MOST, Graphs
+from headrace.backbones.graphs import LARGE, MOST, Graphs, Rooms
 from headrace.bench.products import Counting
 from headrace.registry import build
 from headrace.types import Cursor, Frame, View
@@ -130,6 +132,20 @@ def test_parts_are_held_together_and_leave_together():
     assert list(graphs._held) == ["b", "c"], "the one not met for longest left"
     assert (graphs.run("b", lambda x: [x + 7], (x,), part=7)[0] == 7).all()
     assert recorder.recorded == 61
+
+
+def test_rooms_are_shared_and_go_with_their_last_user():
+    rooms, x = Rooms(), torch.randn(3, 4)
+    first = rooms.like("input", [x, x])
+    assert first[0] is not first[1], "one call's tensors are needed at the same time"
+    assert rooms.like("input", [torch.zeros(3, 4)])[0] is first[0]
+    others = [*rooms.like("result", [x]), *rooms.like("input", [x.double(), x.t(), x[:2]])]
+    assert not any(room is other for room in first for other in others)
+    assert [room.shape for room in others] == [(3, 4), (3, 4), (4, 3), (2, 4)]
+    gone = [weakref.ref(room) for room in first]
+    del first
+    gc.collect()
+    assert [room() for room in gone] == [None, None]
 
 
 def test_large_work_is_not_recorded():

@@ -99,6 +99,23 @@ def _is_watched() -> bool:
     return torch.is_grad_enabled() or torch.is_inference_mode_enabled() or is_in_torch_dispatch_mode()
 
 
+class Rooms:
+    """Memory for tensors that nobody needs at the same time, shared by all of one shape; it goes with its last user."""
+
+    def __init__(self) -> None:
+        self._known: WeakValueDictionary[Hashable, Tensor] = WeakValueDictionary()
+
+    def like(self, use: str, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Rooms for these tensors, all different, and the same ones for whoever asks for the same use and shapes."""
+        found = []
+        for slot, x in enumerate(tensors):
+            key = (use, slot, tuple(x.shape), x.stride(), x.dtype)
+            if (room := self._known.get(key)) is None:
+                room = self._known[key] = torch.empty_like(x)
+            found.append(room)
+        return found
+
+
 class _Device:
     """What all recordings on one CUDA device share: memory, and the stream they are captured on.
 
@@ -109,22 +126,12 @@ class _Device:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.done = torch.cuda.Event()
-        self._rooms: WeakValueDictionary[Hashable, Tensor] = WeakValueDictionary()
+        self.rooms = Rooms()
         self._spoilt: list[torch.cuda.MemPool] = []
         self._begin_anew()
 
     def _begin_anew(self) -> None:
         self.stream, self.pool = torch.cuda.Stream(), torch.cuda.MemPool()
-
-    def rooms(self, use: str, like: Sequence[Tensor]) -> list[Tensor]:
-        """Tensors like these, the same ones for whoever asks again while somebody has them."""
-        found = []
-        for slot, x in enumerate(like):
-            key = (use, slot, tuple(x.shape), x.stride(), x.dtype)
-            if (room := self._rooms.get(key)) is None:
-                room = self._rooms[key] = torch.empty_like(x)
-            found.append(room)
-        return found
 
     def capture(self, work: Work, inputs: Sequence[Tensor]) -> tuple[torch.cuda.CUDAGraph, list[Tensor]]:
         """Record work from its inputs to results that lie in rooms; other threads may go on computing meanwhile."""
@@ -133,7 +140,7 @@ class _Device:
         with torch.cuda.stream(self.stream):
             found = list(work(*inputs))  # libraries choose their kernels on the first call
         torch.cuda.current_stream().wait_stream(self.stream)
-        results, graph = self.rooms("result", found), torch.cuda.CUDAGraph()
+        results, graph = self.rooms.like("result", found), torch.cuda.CUDAGraph()
         del found
         self.stream.wait_stream(torch.cuda.current_stream())
         try:
@@ -185,7 +192,7 @@ def _record(work: Work, inputs: Sequence[Tensor]) -> Replay:
     at = inputs[0].device
     device = _device(torch.cuda.current_device() if at.index is None else at.index)
     with torch.cuda.device(at), device.lock:
-        held = device.rooms("input", inputs)
+        held = device.rooms.like("input", inputs)
         torch.cuda.current_stream().wait_event(device.done)
         torch._foreach_copy_(held, list(inputs))
         graph, results = device.capture(work, held)
