@@ -17,7 +17,8 @@ class Choice:
         predicted_ms: What a slow step at this setting was expected to take per frame; None while nothing is known.
         took_ms: What it took per frame, by the clock; None for a skipped frame.
         why: ``look`` (learning at the start), ``stay``, ``over`` (turned down, the last setting would not have fit),
-            ``room`` (turned up), ``probe`` (turned up to see whether it fits), ``skip``.
+            ``last`` (nothing seems to fit, and the setting that leaves out most had not been seen since), ``room``
+            (turned up), ``probe`` (turned up to see whether it fits), ``skip``.
     """
 
     frame: int

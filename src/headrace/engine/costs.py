@@ -61,7 +61,7 @@ class Curve:
         stayed = stayed and self._num - self._when.get((notch, kind), -LOAD_SAMPLES - 1) < LOAD_SAMPLES
         return _lower_median(samples) * self.load if samples is not None and stayed else None
 
-    def learn(self, notch: int, kind: str, ms: float, drift: float = 1.0) -> None:
+    def learn(self, notch: int, kind: str, ms: float, drift: float | None = None) -> None:
         """Take in what a step took.
 
         A step at a new point gives the point its nominal cost under the present load; a step at a known point gives
@@ -72,15 +72,15 @@ class Curve:
             notch: Where the dial stood.
             kind: Of the step.
             ms: What it took.
-            drift: By how much the load is known to have changed in this very step, from stages whose dials stood still.
+            drift: By how much the load changed in this very step, told by stages whose dials stood; None: unknown.
         """
         self._predicted.clear()
         notch = self._first[notch]
-        ms, key, load = max(ms, FLOOR_MS), (notch, kind), self.load * drift
+        ms, key, load = max(ms, FLOOR_MS), (notch, kind), self.load * (drift or 1.0)
         samples = self._points.get(key)
         if samples is None:
             self._points[key] = deque([ms / load], maxlen=POINT_SAMPLES)
-            if drift != 1.0:
+            if drift is not None:
                 self._ratios.append(load)
         else:
             came = self._last is None or notch != self._last[0]
@@ -100,7 +100,7 @@ class Curve:
         before = self._took.get(key, 0.0)
         return ms < STEADY * before and before < STEADY * ms
 
-    def tried(self, notch: int, kind: str, ms: float, drift: float = 1.0) -> None:
+    def tried(self, notch: int, kind: str, ms: float, drift: float | None = None) -> None:
         """Take in a step that was tried although it was predicted to take too long, and that fitted.
 
         Where it took far less than a typical step there, what was believed of the load was wrong: a cost learned in the

@@ -374,14 +374,14 @@ class Governor:
             slow = max(self._curves[dials.VISION].load, self._curves[dials.DECODER].load)
             self._threads.look(self._now > 0, slow)
 
-    def _drift(self, at: Mapping[str, tuple[int, str]], spent: Mapping[str, float]) -> float:
-        """By how much this step was slower than typical where its dials stood still; 1 where that tells nothing.
+    def _drift(self, at: Mapping[str, tuple[int, str]], spent: Mapping[str, float]) -> float | None:
+        """By how much this step was slower than typical where its dials stood still; None where that tells nothing.
 
         The load that has just changed is why dials move: a cost first seen in that step would be wrong by that change.
         """
         known = {group: ms for group, curve in self._curves.items() if (ms := curve.typical(*at[group])) is not None}
         if sum(known.values()) <= TELLING * sum(spent.values()):
-            return 1.0
+            return None
         return max(sum(spent[group] for group in known), FLOOR_MS) / sum(known.values())
 
     def _note(self, frame: Frame, predicted: float | None, took_ms: float, why: str) -> None:
