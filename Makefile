@@ -2,10 +2,12 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long test-gpu check format bench nano wheel clean distclean
+.PHONY: help demo test test-long test-kernels test-gpu check format bench nano wheel clean distclean
 
 BIN := .venv/bin
 READY := .venv/.ready
+KERNELS := .venv/.kernels
+TRITON := 3.9.0
 WORKERS ?= 2
 
 # One torch thread per test worker: the workers share the cores.
@@ -21,10 +23,17 @@ demo: $(READY) ## Watch a stream, ask it questions, print every step live
 	@$(BIN)/headrace demo
 
 test: $(READY) ## Run all tests but the long ones, offline
-	@$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not long and not gpu"
+	@$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not long and not gpu and not triton"
 
 test-long: $(READY) ## Run the long tests
-	@$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "long and not gpu"
+	@$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "long and not gpu and not triton"
+
+$(KERNELS): $(READY)
+	@$(BIN)/python -c 'import triton' 2>/dev/null || $(BIN)/python -m pip -q install --no-deps "triton==$(TRITON)"
+	@touch $@
+
+test-kernels: $(KERNELS) ## Interpret and compile the kernels for a GPU on the CPU; installs triton (280 MB), Linux only
+	@$(ONE_THREAD) TRITON_INTERPRET=1 $(BIN)/python -m pytest -n $(WORKERS) -m triton
 
 test-gpu: $(READY) ## Run the tests that need a GPU
 	@$(BIN)/python -m pytest -m gpu

@@ -119,6 +119,7 @@ LAWFUL = [
     (shapes.check_function_length, "ops/a.py", "def f():\n    '''Say" + "\n" * 40 + "it.'''\n" + "    x = 1\n" * 59),
     (shapes.check_arguments, "ops/a.py", "def f(a, b, c, d, e, f, *, g, h): ..."),
     (shapes.check_arguments, "ops/a.py", "class A:\n    def f(self, a, b, c, d, e, f): ..."),
+    (shapes.check_arguments, "ops/a.py", "@triton.jit\ndef f(a, b, c, d, e, f, g, h): ..."),
     (shapes.check_docstrings, "ops/a.py", "def _f(): ...\nclass _A:\n    def f(self): ..."),
     (shapes.check_docstrings, "ops/a.py", "def f():\n    '''Say.'''\n    def g(): ..."),
     (shapes.check_name, "ops/merge.py", ""),

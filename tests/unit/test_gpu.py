@@ -12,6 +12,7 @@ import headrace
 from headrace.backbones import FAMILIES, adopt, plain
 from headrace.backbones.graphs import Graphs, _record
 from headrace.bench.overhead import overhead
+from headrace.ops import selective
 from headrace.ops.attention import KeyGroup, attention_mass, joint_attention, plain_attention
 from headrace.registry import build
 from headrace.types import Frame
@@ -105,6 +106,32 @@ def test_a_captured_selective_pass_is_the_plain_one_bit_for_bit(dtype: torch.dty
         plainly, recorded = watch(repeated), watch(captured)
     assert kinds == ["repeated"] * 2 + ["captured"] * 2, "refresh and selective"
     assert all(torch.equal(a, b) for a, b in zip(plainly, recorded, strict=True))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", selective.NARROW)
+@pytest.mark.parametrize("shape", [(1, 729, 1152, 182), (3, 729, 1152, 182), (1, 4900, 1280, 1225)], ids=str)
+def test_kernels_give_what_plain_operations_give(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    num_frames, num, width, many = shape
+    make = {"device": "cuda", "dtype": dtype}
+    keys, h = (torch.randn(num_frames, num, width, **make) for _ in "kh")
+    reference, added = (torch.randn(num, width, **make) for _ in "ra")
+    mixed = torch.randn(num_frames, many, width, **make)
+    for metric in selective.METRICS:
+        found = selective.choose(keys, reference, num=many, metric=metric)
+        assert hasattr(found, "places"), "kernels chose"
+        plainly = selective.choose_plainly(keys, reference, num=many, metric=metric)
+        scores = selective.similarity(keys, reference, metric)  # rows alike to the last bits may change places
+        ordered = [scores.gather(1, x.rows) for x in (found, plainly)]
+        torch.testing.assert_close(*ordered, rtol=1e-6, atol=1e-6)
+        assert all(len(set(rows)) == many for rows in found.rows.tolist())
+    plainly = selective.Chosen(
+        found.rows, (found.rows + num * torch.arange(num_frames, device="cuda")[:, None]).flatten()
+    )
+    for a, b in zip(found.pick(keys, h), plainly.pick(keys, h), strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(found.put(reference, mixed), plainly.put(reference, mixed))
+    assert torch.equal(found.settle(h, added, mixed, mixed), plainly.settle(h, added, mixed, mixed))
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,26 @@ def test_stages_tell_what_the_tower_did() -> None:
     assert found["x"]["tower_selective"]["median"] == 4.0
     assert found[DENSE]["tower_dense"]["median"] == 9.0
     assert "tower" not in found["x"]
+
+
+@pytest.mark.parametrize("product", [Product(1, 3, 5, 7), Product(2, 3, 5, 7)])
+def test_a_floor_on_an_accelerator_is_the_time_of_many_products_launched_at_once(product: Product) -> None:
+    took = []
+
+    def record(work, inputs):
+        with Counting() as seen:
+            work(*inputs)
+        took.append(seen.products)
+
+        def replay(inputs):
+            time.sleep(0.08)
+            return work(*inputs)
+
+        return replay
+
+    floor = Floor(torch.float32, torch.device("cpu"), record)
+    assert 80 / 40 <= floor.ms({product: 3}) / 3 < 2 * 80 / 40
+    assert took == [{product: 5 * 8}]
 
 
 def test_floors_by_hand() -> None:

@@ -10,13 +10,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from headrace.backbones.graphs import Graphs, Recorder
+
 REPEATS = 5  # the least of so many is a product's time
+AT_ONCE = 8  # passes over these that an accelerator makes in one go
 COLD_BYTES = 1 << 26  # second factors take turns in so much memory, so that none is found in a cache
 
 
@@ -112,16 +116,26 @@ def decoder(spec: Any, inner: int, rows: int, past: int, *, whole: bool) -> Coun
     return found
 
 
+def _multiply(rights: Sequence[Tensor], left: Tensor) -> list[Tensor]:
+    """Multiply by every one of some factors, (b, k, n) each; the last product."""
+    for right in rights:
+        found = torch.mm(left[0], right[0]) if len(left) == 1 else torch.bmm(left, right)
+    return [found]
+
+
 class Floor:
     """How long products take on their own; every shape is measured once.
+
+    Launching a product may take longer than it does; on an accelerator many are launched at once, from a recording.
 
     Args:
         dtype: Number type of the factors.
         device: Where to run.
+        recorder: See ``backbones.graphs.Graphs``.
     """
 
-    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
-        self._dtype, self._device = dtype, device
+    def __init__(self, dtype: torch.dtype, device: torch.device, recorder: Recorder | None = None) -> None:
+        self._dtype, self._device, self._recorder = dtype, device, recorder
         self._ms: dict[Product, float] = {}
 
     def ms(self, products: Products) -> float:
@@ -153,18 +167,17 @@ class Floor:
         size = product.batch * product.k * product.n * left.element_size()
         copies = max(1, min(REPEATS, COLD_BYTES // max(1, size)))
         rights = [self._filled(product.batch, product.n, product.k).transpose(1, 2) for _ in range(copies)]
-        least = float("inf")
-        for turn in range(REPEATS + 1):  # the first one warms up
-            right = rights[turn % copies]
+        alone = self._device.type == "cpu" and self._recorder is None
+        groups = [[right] for right in rights] if alone else [rights * AT_ONCE]
+        graphs, least = Graphs(self._recorder, most=len(groups)), float("inf")
+        for turn in range(REPEATS + 2):  # the first two warm up and record
+            which = turn % len(groups)
             self._wait()
             start = time.perf_counter()
-            if product.batch == 1:
-                torch.mm(left[0], right[0])
-            else:
-                torch.bmm(left, right)
+            graphs.run(which, partial(_multiply, groups[which]), (left,))
             self._wait()
-            if turn:
-                least = min(least, 1000 * (time.perf_counter() - start))
+            if turn > 1:
+                least = min(least, 1000 * (time.perf_counter() - start) / len(groups[which]))
         return least
 
     def _filled(self, *shape: int) -> Tensor:

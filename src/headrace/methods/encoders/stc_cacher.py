@@ -23,10 +23,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from headrace.ops.selective import METRICS, Chosen, choose
 from headrace.protocols import Backbone, Card, Method, VisionBlock
 from headrace.types import Frame, ModelSpec, VisualTokens
 
-METRICS = ("cosine", "l1", "l2", "dot")
 SELECTIONS = ("per_layer", "shared")
 REFRESH = "refresh"  # the kind of step that runs every patch
 
@@ -56,35 +56,6 @@ class CacherState:
     rows: Tensor | None = None
 
 
-def dot(a: Tensor, b: Tensor) -> Tensor:
-    """Multiply row by row: (F, N, D) and (N, D) to (F, N)."""
-    product: Tensor = torch.linalg.vecdot(a, b)
-    return product
-
-
-def similarity(keys: Tensor, reference: Tensor, metric: str) -> Tensor:
-    """Compare fresh keys with the reference, in fp32; the lower, the more a patch changed.
-
-    Where a tower turns keys by their place, both are turned alike, which changes none of these but ``l1``.
-
-    Args:
-        keys: (F, N, D).
-        reference: (N, D).
-        metric: One of ``METRICS``; distances are negated.
-
-    Returns:
-        (F, N) float32.
-    """
-    a, b = keys.float(), reference.float()
-    if metric == "cosine":
-        lengths: Tensor = torch.linalg.vector_norm(a, dim=-1) * torch.linalg.vector_norm(b, dim=-1)
-        return dot(a, b) / lengths.clamp(min=1e-8)
-    if metric == "dot":
-        return dot(a, b)
-    moved: Tensor = torch.linalg.vector_norm(a - b, ord=1 if metric == "l1" else 2, dim=-1)
-    return -moved
-
-
 def refresh(block: VisionBlock, h: Tensor) -> tuple[Tensor, Reference]:
     """Run a layer in full: (F, N, D) in and out, and the last frame's reference."""
     x = block.norm1(h)
@@ -92,47 +63,39 @@ def refresh(block: VisionBlock, h: Tensor) -> tuple[Tensor, Reference]:
     q, v = block.queries_values(x)
     attended = block.out(block.attend(q, k, v))
     mixed = block.mlp(block.norm2(h + attended))
-    return h + attended + mixed, Reference(k[-1].clone(), v[-1].clone(), attended[-1] + mixed[-1])
+    return h + attended + mixed, Reference(_own(k[-1]), _own(v[-1]), attended[-1] + mixed[-1])
+
+
+def _own(x: Tensor) -> Tensor:
+    """Copy a tensor if it holds on to more memory than its own."""
+    return x if x.untyped_storage().nbytes() == x.nbytes else x.clone()
 
 
 def reuse(
-    block: VisionBlock, h: Tensor, reference: Reference, rows: Tensor | None, *, num: int, metric: str
-) -> tuple[Tensor, Tensor]:
+    block: VisionBlock, h: Tensor, reference: Reference, chosen: Chosen | None, *, num: int, metric: str
+) -> tuple[Tensor, Chosen]:
     """Run a layer on the patches that changed.
 
     Args:
         block: The layer.
         h: (F, N, D) its input.
         reference: The layer's reference.
-        rows: (F, U) patches chosen by an earlier layer, or None to choose here.
+        chosen: (F, U) patches chosen by an earlier layer, or None to choose here.
         num: U.
         metric: How to compare keys.
 
     Returns:
-        (F, N, D) output and the (F, U) int64 patches that were computed.
+        (F, N, D) output and the patches that were computed.
     """
-    num_frames, num_patches, width = h.shape
     x = block.norm1(h)
     k = block.keys(x)
-    if rows is None:
-        rows = similarity(k, reference.keys, metric).sort(dim=1, stable=True).indices[:, :num]
-    flat = rows[0]
-    if num_frames > 1:
-        flat = (rows + num_patches * torch.arange(num_frames, device=rows.device)[:, None]).flatten()
-
-    def pick(y: Tensor) -> Tensor:
-        return y.reshape(-1, width).index_select(0, flat).view(num_frames, -1, width)
-
-    def put(y: Tensor, new: Tensor) -> Tensor:
-        rows_of = y.reshape(-1, width).index_copy_(0, flat, new.reshape(-1, width))
-        return rows_of.view(num_frames, num_patches, width)
-
-    q, fresh = block.queries_values(pick(x), rows)
-    v = put(reference.values.repeat(num_frames, 1), fresh)
-    picked = pick(h)
-    picked = picked + block.out(block.attend(q, k, v, rows))
-    picked = picked + block.mlp(block.norm2(picked))
-    return put(h + reference.added, picked), rows
+    if chosen is None:
+        chosen = choose(k, reference.keys, num=num, metric=metric)
+    x, picked = chosen.pick(x, h)
+    q, fresh = block.queries_values(x, chosen.rows)
+    v = chosen.put(reference.values, fresh)
+    picked = picked + block.out(block.attend(q, k, v, chosen.rows))
+    return chosen.settle(h, reference.added, picked, block.mlp(block.norm2(picked))), chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,12 +170,12 @@ class StcCacher(Method):
         num = min(max(int(num_patches * self.update_ratio), 1), num_patches)
 
         def work(h: Tensor, *parts: Tensor) -> list[Tensor]:
-            rows, worked, tapped = None, [], []
+            known, worked, tapped = None, [], []
             for index, block in enumerate(blocks):
                 reference = Reference(*parts[3 * index : 3 * index + 3])
-                h, chosen = reuse(block, h, reference, rows, num=num, metric=self.metric)
-                rows = chosen if self.selection == "shared" else None
-                worked.append(chosen)
+                h, chosen = reuse(block, h, reference, known, num=num, metric=self.metric)
+                known = chosen if self.selection == "shared" else None
+                worked.append(chosen.rows)
                 tapped.extend([h] if index in taps else [])
             return [h, torch.stack(worked), *tapped]
 
