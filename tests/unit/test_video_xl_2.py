@@ -106,6 +106,18 @@ def test_runs_are_neighbours_and_their_averages_are_theirs(visual: list[bool], s
     assert torch.equal(constant, torch.ones_like(constant))
 
 
+@given(st.lists(st.lists(st.booleans(), max_size=6), max_size=5), st.integers(1, 4))
+def test_stretches_have_runs_of_their_own(stretches: list[list[bool]], size: int):
+    flags = torch.tensor([flag for stretch in stretches for flag in stretch], dtype=torch.bool)
+    run, first = runs_of(flags, size, [len(stretch) for stretch in stretches]), 0
+    expected = []
+    for stretch in stretches:
+        alone = runs_of(torch.tensor(stretch, dtype=torch.bool), size) + first
+        expected += alone.tolist()
+        first += len(set(alone.tolist()))
+    assert run.tolist() == expected
+
+
 def filled(method: Any, model: Any, segments: list[Segment]) -> Any:
     decoder, state = Decoder(model), method.init(model)
     for segment in segments:
@@ -143,6 +155,22 @@ def test_a_sparse_block_has_a_quarter_of_its_visual_rows():
     drive(Decoder(model), turn, context)
     dense, sparse = 2 * 10, 2 * (1 + 2 + 1)
     assert len(context._layouts[0].arrival) == 1 + 2 * dense + 2 * sparse
+
+
+@pytest.mark.parametrize("axes", [1, 3])
+@pytest.mark.parametrize("pooled", ["unrotated", "published"])
+def test_how_many_blocks_are_averaged_in_one_go_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, pooled: str, axes: int
+):
+    """Also where no row stands between the visual rows of two blocks."""
+    model, segments = spec(position_rows=axes), units(23, [V, V, V, V, V], axes)
+    method = VideoXL2(block=2, previous=1, retrieve=2, pool=3, pooled=pooled)
+    state, answers = filled(method, model, segments), []
+    for together in (1, 3, 32):
+        monkeypatch.setattr("headrace.methods.memories.video_xl_2.TOGETHER", together)
+        answers.append(answered(method, model, state, segments[-1]))
+    assert torch.equal(answers[0], answers[1])
+    assert torch.equal(answers[0], answers[2])
 
 
 def test_the_window_holds_what_frames_may_see():

@@ -54,7 +54,7 @@ class Witness:
         next_row: int,
         looked: Retrieved | None,
     ) -> Attention:
-        """The same, with (rows, frames, times) of what is kept elsewhere, rows ascending."""
+        """The same, with (rows, frames, times) of what is kept elsewhere; where a row comes twice, the last holds."""
         mass = torch.cat([mass for _, mass in self.looked]) / len(self.looked)
         arrival, slot = torch.unique(torch.cat([rows for rows, _ in self.looked]), return_inverse=True)
         total = torch.zeros(len(arrival)).index_add_(0, slot, mass)
@@ -65,9 +65,12 @@ class Witness:
             if bool(held.any()):
                 frame[held] = view.column("frame")[arrival[held] - view.first]
                 time_s[held] = view.column("time_s")[arrival[held] - view.first]
-        for rows, frames, times in known:
-            inside = torch.isin(arrival, rows)
-            at = torch.searchsorted(rows, arrival[inside])
+        if known:
+            rows, frames, times = (torch.cat(column) for column in zip(*known, strict=True))
+            rows, order = rows.sort(stable=True)
+            at = (torch.searchsorted(rows, arrival, right=True) - 1).clamp(min=0)
+            inside = rows[at] == arrival if len(rows) else torch.zeros_like(arrival, dtype=torch.bool)
+            at = order[at[inside]]
             frame[inside], time_s[inside] = frames[at], times[at]
         own = arrival >= next_row
         at = arrival[own] - next_row

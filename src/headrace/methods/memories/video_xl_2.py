@@ -17,6 +17,8 @@ keys are averaged un-rotated and rotated at their mean position, and the questio
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import Any, ClassVar
 
 import torch
@@ -34,6 +36,7 @@ from headrace.ops.runs import averaged, runs_of
 from headrace.protocols import Card, Method
 from headrace.types import Attention, Kind, LayerSpan, ModelSpec, Segment, Span, VisualTokens
 
+TOGETHER = 32  # blocks that are averaged in one go
 MARGIN = 16  # rows of a frame beside its tokens: delimiters, timestamp, newline
 
 
@@ -157,10 +160,12 @@ class BilevelContext(AskContext):
         rooms: tuple[list[Tensor], ...] = ([], [], [])
         for part in _pieces(self._past[0], layer):
             self._piece(part, None, rooms)
-        for block, whole in zip(self._shelf.blocks, dense.tolist(), strict=True):
-            part = _parts(block, layer)
-            run = None if whole else runs_of(part[4] == Kind.VISUAL, method.pool)
-            self._piece(part, run, rooms)
+        for whole, stretch in groupby(zip(dense.tolist(), self._shelf.blocks, strict=True), key=itemgetter(0)):
+            while parts := [_parts(block, layer) for _, block in islice(stretch, TOGETHER)]:
+                part = tuple(torch.cat(x, -2 if x[0].is_floating_point() else -1) for x in zip(*parts, strict=True))
+                lengths = [len(rows) for _, _, rows, _, _ in parts]
+                run = None if whole else runs_of(part[4] == Kind.VISUAL, method.pool, lengths)
+                self._piece(part, run, rooms)
         empty = torch.empty(spec.kv_heads, 0, spec.head_dim, dtype=spec.dtype, device=spec.device)
         rotated, values = (torch.cat([empty, *room], 1) for room in rooms[:2])
         rows = torch.cat([torch.empty(0), *rooms[2]])
