@@ -47,7 +47,7 @@ def everywhere(kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[int
             calls.append(settings["num"])
             return kernels.choose(keys, reference, **settings)
 
-    monkeypatch.setattr(selective, "_kernels", lambda device: Noted)
+    monkeypatch.setattr(selective, "kernels_on", lambda device: Noted)
     return calls
 
 

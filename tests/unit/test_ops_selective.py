@@ -18,9 +18,9 @@ from headrace.ops.selective import METRICS, choose, similarity
 @pytest.fixture(autouse=True)
 def _forget():
     """What a device can do is found out once."""
-    selective._kernels.cache_clear()
+    selective.kernels_on.cache_clear()
     yield
-    selective._kernels.cache_clear()
+    selective.kernels_on.cache_clear()
 
 
 @given(st.integers(1, 3), st.integers(1, 12), st.integers(1, 5), st.sampled_from(METRICS), st.data())

@@ -29,6 +29,7 @@ def doctor(context: typer.Context, as_json: options.Json = False) -> None:
     import torch
 
     from headrace.engine.engine import fast_bf16
+    from headrace.ops.selective import kernels_on
 
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
@@ -43,6 +44,10 @@ def doctor(context: typer.Context, as_json: options.Json = False) -> None:
     }
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     facts["accelerator"] = "none" if accelerator is None else str(accelerator)
+    if accelerator is not None:
+        facts["own kernels"] = (
+            "plain operations" if kernels_on(torch.empty(0, device=accelerator).device) is None else "work"
+        )
     for device in ["cpu"] + ([] if accelerator is None else [str(accelerator)]):
         for dtype in (torch.float32, torch.bfloat16):
             facts[f"{device} {str(dtype).removeprefix('torch.')} GFLOP/s"] = round(_speed(device, dtype))

@@ -100,7 +100,7 @@ def choose(keys: Tensor, reference: Tensor, *, num: int, metric: str) -> Chosen:
         num: U, how many of each frame.
         metric: One of ``METRICS``.
     """
-    if keys.dtype in NARROW and not torch.is_grad_enabled() and (kernels := _kernels(keys.device)) is not None:
+    if keys.dtype in NARROW and not torch.is_grad_enabled() and (kernels := kernels_on(keys.device)) is not None:
         chosen: Chosen = kernels.choose(keys, reference, num=num, metric=metric)
         return chosen
     return choose_plainly(keys, reference, num=num, metric=metric)
@@ -115,7 +115,7 @@ def choose_plainly(keys: Tensor, reference: Tensor, *, num: int, metric: str) ->
 
 
 @cache
-def _kernels(device: torch.device) -> Any:
+def kernels_on(device: torch.device) -> Any:
     """The kernels, where a device runs them and they give there what plain operations give; else None."""
     if device.type == "cpu":
         return None
