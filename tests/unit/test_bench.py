@@ -21,7 +21,8 @@ from headrace import video
 from headrace.backbones import plain
 from headrace.bench.accuracy import FIRST_SEED, Setting, majority_row, run_seed
 from headrace.bench.bare import BareModel
-from headrace.bench.ledger import Ledger, place, summarise
+from headrace.bench.ledger import Ledger, summarise
+from headrace.bench.machine import place
 from headrace.bench.overhead import overhead
 from headrace.bench.speaking import choose
 from headrace.bench.statistics import Outcome, accuracy, quantile

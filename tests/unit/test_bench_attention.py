@@ -36,6 +36,11 @@ def test_full_precision_is_near_fp64() -> None:
     assert max(one.fused_error, one.products_error) < 1e-6
 
 
+def test_the_width_of_a_head_is_the_shapes_own() -> None:
+    (one,) = bench.attention("qwen3-vl-4b", [1], [0], repeats=1)
+    assert (one.heads, one.kv_heads, one.width) == (32, 8, 128)
+
+
 def test_the_command() -> None:
     words = ["bench", "attention", "--model-shape", "tiny", "--rows", "2", "--past", "0,9", "--repeats", "1"]
     code, stdout, _ = run(*words, "--json")

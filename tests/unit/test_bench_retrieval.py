@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from headrace.bench.retrieval import Setting, forget, read_bytes, retrieval
+from headrace.backbones import FAMILIES, plain
+from headrace.bench.retrieval import QUESTION, Setting, forget, read_bytes, retrieval
 from unit.tiny import run
 
 TINY = ("bench", "retrieval", "--model-shape", "tiny", "--dtype", "float32", "--device", "cpu")
@@ -21,6 +22,16 @@ def test_a_tiny_run_tells_both_times_and_leaves_nothing(tmp_path: Path):
     assert found["share_of_today"] == found["many_ms"] / found["again"]["first_token_ms"]
     assert found["disk_bytes"] > 0
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_every_family_encodes_frames_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str):
+    """Also where the first frame fixes the size of all."""
+    model, tokenizer = plain.tiny(family, QUESTION.text.split())
+    for name, found in (("shape_config", model.config), ("build_large", model), ("word_tokenizer", tokenizer)):
+        monkeypatch.setattr(plain, name, lambda *args, found=found, **settings: found)
+    setting = Setting(shape="any", few=2, many=6, today=4, encoded=1, repeats=1, ram_blocks=4, dtype="float32")
+    assert retrieval(setting, tmp_path)["again"]["first_token_ms"] > 0
 
 
 def test_the_command_and_another_memory():

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from headrace import video
 from headrace.backbones import plain
+from headrace.backbones.graphs import Graphs
 from headrace.bench import latency, ratios, record, space
 from headrace.bench.latency import DENSE, TRANSFORMERS, Bench, Run, Setting
 from headrace.bench.products import Counting, Floor, Product, decoder, flops
@@ -66,6 +67,22 @@ def test_a_run_has_every_figure(run: Run) -> None:
     assert set(run.answers[DENSE]) == {"2", "6"}
     assert run.memory_bytes[DENSE] > run.memory_bytes[OURS] > 0
     assert run.reached == 6
+
+
+@pytest.mark.parametrize("pipeline", [OURS, "stc_adaptive+stc_pruner:2", "uniform:2"])
+def test_everything_is_recorded_before_the_first_run(pipeline: str) -> None:
+    bench, made = Bench(dataclasses.replace(TINY, pipeline=pipeline)), []
+
+    def record(work, inputs):
+        made.append(work)
+        return lambda inputs: work(*inputs)
+
+    inner = bench._backbone._inner
+    inner._graphs, inner._rows = Graphs(record), Graphs(record, most=64)
+    bench.warm_up(frames(4))
+    before = len(made)
+    bench.run(frames(6), Run())
+    assert before == len(made) > 0
 
 
 def test_frames_may_be_taken_in_together(tmp_path: Path) -> None:
@@ -142,8 +159,8 @@ def test_a_floor_on_an_accelerator_is_the_time_of_many_products_launched_at_once
         return replay
 
     floor = Floor(torch.float32, torch.device("cpu"), record)
-    assert 80 / 40 <= floor.ms({product: 3}) / 3 < 2 * 80 / 40
-    assert took == [{product: 5 * 8}]
+    assert 80 / 64 <= floor.ms({product: 3}) / 3 < 2 * 80 / 64
+    assert took == [{product: 64}]
 
 
 def test_floors_by_hand() -> None:

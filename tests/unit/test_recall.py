@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import headrace
 from headrace.bench import recall
+from headrace.bench.machine import machine, place
 from headrace.bench.recall import NOW, Setting, majority_row, plan, run_seed
 from headrace.bench.recalled import Rows, recall_table, summarise
 from headrace.video.world import LEVELS, RareWorld, World, choices, render
@@ -18,6 +19,7 @@ from headrace.video.world.look import RGB
 from headrace.video.world.sprite import COLOURS
 from unit.tiny import objects, run, save_tiny
 
+PLACE = place(machine(), "cpu")
 SHORT = Setting(ages=(0.1,))
 SETTING = Setting(ages=(0.1, 0.2), memory_mb=0.13)  # of the tiny model: 40 s
 
@@ -54,6 +56,12 @@ def test_the_pictures_show_what_the_answers_say():
                 assert tuple(render(world, tick)[row, column]) == RGB[moment.colour]
             thirds = [("top", "", "bottom")[3 * row // 128], ("left", "", "right")[3 * column // 128]]
             assert moment.place == (" ".join(word for word in thirds if word) or "centre")
+
+
+@pytest.mark.parametrize("fps", [2.0, 1.0, 0.5, 0.25])
+def test_every_question_comes_with_a_frame(fps):
+    setting = Setting(ages=(1.0, 5.0), askings=4, fps=fps)
+    assert all(tick % setting.step == 0 for seed in range(3) for tick in plan(seed, setting))
 
 
 def test_questions_come_at_their_age_and_have_answers_of_their_kind():
@@ -130,15 +138,16 @@ def test_pipelines_side_by_side_answer_as_alone_and_a_full_memory_is_out(model, 
     for kind in ("colour", "scene_before", "where"):  # what the moment's own scene says does not change with age
         told = [[r for age, k, r in rows[2].outcomes if (age, k) == (when, kind)] for when in SETTING.ages]
         assert told[0] == told[1]
-    kept = Rows(tmp_path / "rows.jsonl", "m", SETTING)
+    kept = Rows(tmp_path / "rows.jsonl", "m", SETTING, PLACE)
     for row in rows:
         kept.add(row)
-    again = Rows(tmp_path / "rows.jsonl", "m", SETTING)
+    again = Rows(tmp_path / "rows.jsonl", "m", SETTING, PLACE)
     assert again.rows == rows
     assert again.has("full", 0)
     assert not again.has("full", 1)
-    assert not Rows(tmp_path / "rows.jsonl", "other", SETTING).rows
-    assert not Rows(tmp_path / "rows.jsonl", "m", SHORT).rows
+    assert not Rows(tmp_path / "rows.jsonl", "other", SETTING, PLACE).rows
+    assert not Rows(tmp_path / "rows.jsonl", "m", SHORT, PLACE).rows
+    assert not Rows(tmp_path / "rows.jsonl", "m", SETTING, {**PLACE, "accelerator": "other"}).rows
     found = json.loads(json.dumps(summarise(rows, names, 1, SETTING)))
     assert found[1]["by_age"]["0.2"] is None
     assert found[0]["by_age"]["0.2"]["questions"] == 9

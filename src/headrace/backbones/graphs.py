@@ -134,7 +134,10 @@ class _Device:
         self.stream, self.pool = torch.cuda.Stream(), torch.cuda.MemPool()
 
     def capture(self, work: Work, inputs: Sequence[Tensor]) -> tuple[torch.cuda.CUDAGraph, list[Tensor]]:
-        """Record work from its inputs to results that lie in rooms; other threads may go on computing meanwhile."""
+        """Record work from its inputs to results that lie in rooms.
+
+        Other threads may go on computing meanwhile, but in older versions of torch draw no random numbers here.
+        """
         self.stream.wait_stream(torch.cuda.current_stream())
         self.stream.wait_event(self.done)
         with torch.cuda.stream(self.stream):

@@ -71,10 +71,11 @@ def attention(
         raise ValueError(f"rows and repeats must be at least 1 and past at least 0, not {rows}, {repeats} and {pasts}")
     text = plain.shape_config(shape).text_config
     heads, kv_heads = text.num_attention_heads, text.num_key_value_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // heads
     found = []
     for num in rows:
         for past in pasts:
-            found.append(_compare((heads, kv_heads, text.hidden_size // heads), num, past, dtype, repeats))
+            found.append(_compare((heads, kv_heads, width), num, past, dtype, repeats))
             progress()
     return found
 

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -23,11 +23,12 @@ from headrace.backbones.tower import dense_pass
 from headrace.bench.products import Counting, Floor, Product, Products, decoder, flops
 from headrace.bench.space import check_room, needed_bytes
 from headrace.engine import Engine, Pipeline, Stream
+from headrace.engine.step import wait
 from headrace.protocols import SelectiveEncoder
 from headrace.types import Frame, View, VisualTokens
 
 DENSE, TRANSFORMERS = "dense", "transformers"
-WARM_UP = 2  # steps before the first run, so that it does not pay for first touches
+WARM_UP = 2  # streams with each kind of step and a question before the first run; it shall pay for no recording
 COUNTED = 4  # steps whose tower products are counted
 
 Cost = dict[str, Any]
@@ -201,11 +202,13 @@ class Bench:
         """
         self._backbone.settle(frames[0])
         steps = list(grouped(frames, self.unit))
-        streams = [self._open(name) for name in self._names]
         _, cache = plain.prefill(self._model, self._backbone.open().embeds)
-        for step in steps[:WARM_UP]:
+        for _ in range(WARM_UP):
+            streams = [self._open(name) for name in self._names]
             for stream in streams:
-                _take(stream, step)
+                for step in _one_of_each(stream, steps):
+                    _take(stream, step)
+                _ask(stream)
             plain.prefill(self._model, self._backbone.projected, cache)
         for name, stream in zip(self._names, streams, strict=True):
             self._tower[name] = self._count(stream, steps[: 1 if name == DENSE else COUNTED])
@@ -341,10 +344,15 @@ def kind_of(encoder: Any, state: Any, num_frames: int = 1) -> str:
     return "refresh" if bool(encoder.updated(state, num_frames).all()) else "selective"
 
 
-def wait(device: torch.device) -> None:
-    """Wait until an accelerator has done what it was given."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
+def _one_of_each(stream: Stream, steps: Sequence[Sequence[Frame]]) -> Iterator[Sequence[Frame]]:
+    """Steps, over and over, until the next one is of a kind that the stream's encoder has done."""
+    done: set[str] = set()
+    for step in cycle(steps):
+        kind = stream.pipeline.encoder.next_kind(stream.state.encoder)
+        if kind in done:
+            return
+        done.add(kind)
+        yield step
 
 
 def _ask(stream: Stream) -> list[float]:

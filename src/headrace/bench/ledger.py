@@ -9,18 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from headrace.bench.accuracy import Row, Setting
-from headrace.bench.machine import SAME
 from headrace.bench.statistics import Accuracy, Outcome, accuracy, difference
 from headrace.video.world import ALL_KINDS, GROUPS
 from headrace.video.world.marking import Tally, total
 
 LAYOUT = 2  # what is asked and what a row holds; rows of another layout are passed over
 FORWARD = GROUPS[-1]
-
-
-def place(machine: Mapping[str, Any], device: object) -> dict[str, Any]:
-    """Say what of a machine (``bench.machine``) and a device must stay the same for figures to stand side by side."""
-    return {"device": str(device), **{key: machine.get(key) for key in (*SAME, "threads")}}
 
 
 class Ledger:
@@ -30,8 +24,8 @@ class Ledger:
         path: JSON-lines file, made when the first row comes; None keeps rows in memory.
         model: Fingerprint of the model: its shape, number type and weights.
         setting: What is measured.
-        place: Where, as ``place`` gives it: times are those of one machine, and number types and versions may change
-            an answer.
+        place: Where, as ``bench.machine.place`` gives it: times are those of one machine, and number types and versions
+            may change an answer.
 
     Raises:
         ValueError: A line of the file is damaged.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,8 +28,25 @@ def machine() -> dict[str, str | int]:
         "threads": torch.get_num_threads(),
     }
     if torch.accelerator.is_available():
-        facts["accelerator"] = str(torch.accelerator.current_accelerator())
+        facts["accelerator"] = accelerator_name()
     return facts
+
+
+def place(machine: Mapping[str, Any], device: object) -> dict[str, Any]:
+    """Say what of a machine and a device must stay the same for figures to stand side by side."""
+    return {"device": str(device), **{key: machine.get(key) for key in (*SAME, "threads")}}
+
+
+def hardware(machine: Mapping[str, Any]) -> str:
+    """Name processor and accelerator for a caption."""
+    return ", ".join(str(machine[key]) for key in ("cpu", "accelerator") if key in machine)
+
+
+def accelerator_name() -> str:
+    """The accelerator's kind and, where it tells, its name: ``cuda, NVIDIA H100 80GB HBM3``."""
+    kind = torch.accelerator.current_accelerator()
+    tell = getattr(torch.get_device_module(kind), "get_device_name", None)
+    return str(kind) if tell is None else f"{kind}, {tell()}"
 
 
 def _cpu() -> str:

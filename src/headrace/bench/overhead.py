@@ -18,6 +18,7 @@ from torch import Tensor
 from headrace.backbones import adopt, plain
 from headrace.bench.bare import FAMILY, BareModel
 from headrace.engine import Engine
+from headrace.engine.step import wait
 from headrace.types import Frame
 
 
@@ -102,8 +103,7 @@ class _Timer:
     def __call__(self, name: str, work: Callable[[], Any]) -> Any:
         start = time.perf_counter()
         result = work()
-        if self._device.type != "cpu":
-            torch.accelerator.synchronize(self._device)
+        wait(self._device)
         self.seconds.setdefault(name, []).append(time.perf_counter() - start)
         return result
 

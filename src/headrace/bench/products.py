@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from headrace.backbones.graphs import Graphs, Recorder
+from headrace.engine.step import wait
 
 REPEATS = 5  # the least of so many is a product's time
-AT_ONCE = 8  # passes over these that an accelerator makes in one go
+AT_ONCE = 64  # products that an accelerator does in one go, about
 COLD_BYTES = 1 << 26  # second factors take turns in so much memory, so that none is found in a cache
 
 
@@ -117,10 +118,10 @@ def decoder(spec: Any, inner: int, rows: int, past: int, *, whole: bool) -> Coun
 
 
 def _multiply(rights: Sequence[Tensor], left: Tensor) -> list[Tensor]:
-    """Multiply by every one of some factors, (b, k, n) each; the last product."""
+    """Multiply by every one of some factors, (b, k, n) each; a number of the last product."""
     for right in rights:
         found = torch.mm(left[0], right[0]) if len(left) == 1 else torch.bmm(left, right)
-    return [found]
+    return [found[..., :1, :1]]
 
 
 class Floor:
@@ -165,24 +166,20 @@ class Floor:
     def _measure(self, product: Product) -> float:
         left = self._filled(product.batch, product.m, product.k)
         size = product.batch * product.k * product.n * left.element_size()
-        copies = max(1, min(REPEATS, COLD_BYTES // max(1, size)))
-        rights = [self._filled(product.batch, product.n, product.k).transpose(1, 2) for _ in range(copies)]
         alone = self._device.type == "cpu" and self._recorder is None
-        groups = [[right] for right in rights] if alone else [rights * AT_ONCE]
+        copies = max(1, min(REPEATS if alone else AT_ONCE, -(-COLD_BYTES // max(1, size))))
+        rights = [self._filled(product.batch, product.n, product.k).transpose(1, 2) for _ in range(copies)]
+        groups = [[right] for right in rights] if alone else [rights * (AT_ONCE // copies)]
         graphs, least = Graphs(self._recorder, most=len(groups)), float("inf")
         for turn in range(REPEATS + 2):  # the first two warm up and record
             which = turn % len(groups)
-            self._wait()
+            wait(self._device)
             start = time.perf_counter()
             graphs.run(which, partial(_multiply, groups[which]), (left,))
-            self._wait()
+            wait(self._device)
             if turn > 1:
                 least = min(least, 1000 * (time.perf_counter() - start) / len(groups[which]))
         return least
 
     def _filled(self, *shape: int) -> Tensor:
         return torch.empty(shape, dtype=self._dtype, device=self._device).fill_(0.01)
-
-    def _wait(self) -> None:
-        if self._device.type != "cpu":
-            torch.accelerator.synchronize(self._device)

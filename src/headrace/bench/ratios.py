@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 from headrace.bench.latency import DENSE, TRANSFORMERS, Cost, Run, Setting
+from headrace.bench.machine import hardware
 from headrace.bench.table import table
 
 VISION = ("tower", "project")
@@ -218,7 +219,7 @@ def page(setting: Setting, result: Mapping[str, Any], at: Mapping[str, Any]) -> 
         f"`headrace bench latency`: `{setting.pipeline}` at the shape of {setting.shape} (random weights),"
         f" {setting.dtype} on {setting.device}, {result['tokens_per_frame'][setting.pipeline]:.0f} of"
         f" {result['tokens_per_frame'][DENSE]:.0f} tokens{_together(setting)}, runs: {result['runs']}, median; floor:"
-        f" the matrix products alone; {at['cpu']}, {setting.threads} threads, torch {at['torch']}, transformers"
+        f" the matrix products alone; {hardware(at)}, {setting.threads} threads, torch {at['torch']}, transformers"
         f" {at['transformers']}, {at['date']}."
     )
     return table(["what", "ratio", "floor", "ms per frame (median)"], rows(result)) + "\n\n" + where

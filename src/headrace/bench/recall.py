@@ -95,17 +95,22 @@ class Row:
 Plan = dict[int, list[tuple[float, int, Question]]]
 
 
+def _whole(ticks: int, setting: Setting) -> int:
+    """So many ticks, or a little more, after which a frame comes."""
+    return -(-ticks // setting.step) * setting.step
+
+
 def plan(seed: int, setting: Setting) -> Plan:
     """What is asked on a stream: (age in minutes, number of the moment, question) by tick, always one with a frame."""
     found: Plan = defaultdict(list)
     for number, moment in enumerate(_world(seed, setting).moments()):
         last = (moment.stop - 1) // setting.step * setting.step
         found[last] += [(NOW, number, x) for x in moment.questions(last, here=True)]
-        soon = last + SOON
+        soon = last + _whole(SOON, setting)
         found[soon] += [(NOW, number, x) for x in moment.questions(soon, here=False) if x.kind == "scene_before"]
         for age, asking in itertools.product(setting.ages, range(setting.askings)):
             seconds = round(60 * age + GAP_S * asking)
-            tick = last + seconds * TICKS_PER_SECOND
+            tick = last + _whole(seconds * TICKS_PER_SECOND, setting)
             found[tick] += [(age, number, x) for x in moment.questions(tick, here=False)]
     return dict(found)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,21 @@ LAYOUT = 1  # what is asked and what a row holds; rows of another layout are pas
 
 
 class Rows:
-    """Rows that are done, for one model and setting; rows of others are passed over.
+    """Rows that are done, for one model, setting and place; rows of others are passed over.
 
     Args:
         path: JSON-lines file, made when the first row comes; None keeps rows in memory.
         model: Fingerprint of the model.
         setting: What is measured.
+        place: Where, as ``bench.machine.place`` gives it; times are those of one machine.
 
     Raises:
         ValueError: A line of the file is damaged.
     """
 
-    def __init__(self, path: Path | None, model: str, setting: Setting) -> None:
+    def __init__(self, path: Path | None, model: str, setting: Setting, place: Mapping[str, Any]) -> None:
         self._path = path
-        key = {"bench": "recall", "layout": LAYOUT, "model": model, **dataclasses.asdict(setting)}
+        key = {"bench": "recall", "layout": LAYOUT, "model": model, **dataclasses.asdict(setting), **place}
         self._key = json.loads(json.dumps(key))
         self.rows: list[Row] = []
         if path is not None and path.is_file():

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from headrace.engine.step import wait
 from headrace.ops.budget import check_keep, num_kept
 from headrace.protocols import Backbone, Card, Method
 from headrace.types import Frame, Keep, ModelSpec, VisualTokens
@@ -36,6 +37,7 @@ class Glance:
         if self._tokens is None:
             start = time.perf_counter()
             self._tokens = self._look()
+            wait(self._tokens.features.device)
             self.ms = 1000 * (time.perf_counter() - start)
         return self._tokens
 

@@ -196,6 +196,7 @@ def _names(pipelines: str, against: str) -> list[str]:
 
 
 def _accuracy_table(found: list[dict[str, Any]], what: str, at: dict[str, Any], against: str) -> str:
+    from headrace.bench.machine import hardware
     from headrace.bench.table import table
 
     rows = []
@@ -227,7 +228,7 @@ def _accuracy_table(found: list[dict[str, Any]], what: str, at: dict[str, Any], 
     watches = max((row["watches"] for row in found), default=0)
     where = (
         f"`headrace bench accuracy`: {what}, {questions} questions, mean over kinds, F1 over"
-        f" {watches} standing instructions; {at['cpu']},"
+        f" {watches} standing instructions; {hardware(at)},"
         f" {at['threads']} threads, torch {at['torch']}, {at['date']}."
     )
     return table(header, rows) + "\n\n" + where
@@ -241,6 +242,7 @@ def _gap(row: dict[str, Any]) -> str:
 
 
 def _table(result: dict[str, Any]) -> str:
+    from headrace.bench.machine import hardware
     from headrace.bench.table import table
 
     at, dtype = result["machine"], result["dtype"].removeprefix("torch.")
@@ -259,7 +261,7 @@ def _table(result: dict[str, Any]) -> str:
     ]
     where = (
         f"`headrace bench overhead`: {result['shape']} (random weights), {result['frames']} frames of"
-        f" {result['rows_per_frame']} tokens, {dtype} on {result['device']} ({at['cpu']}, {at['threads']} threads),"
+        f" {result['rows_per_frame']} tokens, {dtype} on {result['device']} ({hardware(at)}, {at['threads']} threads),"
         f" torch {at['torch']}, transformers {at['transformers']}, {at['date']}."
     )
     return table(["what", "ratio", "ms per frame (median)"], rows) + "\n\n" + where

@@ -84,7 +84,7 @@ def _tell(
 ) -> None:
     """Print the cells and their table, and put them where they are wanted."""
     from headrace.bench.grid import draw
-    from headrace.bench.machine import machine
+    from headrace.bench.machine import hardware, machine
     from headrace.bench.table import replace_between
 
     at = machine()
@@ -92,7 +92,7 @@ def _tell(
         out.object("cell", **cell)
     text = (
         f"{grid.table(cells)}\n\n`headrace bench budgets`: {what}, mean over kinds, % ± 95 % over the streams;"
-        f" in brackets the share of what the dense tower answers with all tokens; {at['cpu']}, torch {at['torch']},"
+        f" in brackets the share of what the dense tower answers with all tokens; {hardware(at)}, torch {at['torch']},"
         f" {at['date']}."
     )
     out.line(text)

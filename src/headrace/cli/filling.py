@@ -19,8 +19,8 @@ FULL_FRAMES = 16  # until which a memory of so many frames fills, and questions 
 
 def open_ledger(save: Path | None, engine: Engine, setting: Setting) -> Ledger:
     """Open the rows of this model, setting and place; without a file they are kept until the command ends."""
-    from headrace.bench.ledger import Ledger, place
-    from headrace.bench.machine import machine
+    from headrace.bench.ledger import Ledger
+    from headrace.bench.machine import machine, place
 
     spec = engine.backbone.spec
     return Ledger(save, spec.fingerprint, setting, place(machine(), spec.device))

@@ -49,7 +49,7 @@ def recall(
 
     Example: headrace --threads 1 bench recall --ages 1,5 --streams 4 --pipelines streamingllm:1040,recent:16
     """
-    from headrace.bench.machine import machine
+    from headrace.bench.machine import machine, place
     from headrace.bench.recall import Setting
     from headrace.bench.recalled import Rows, recall_table, summarise
     from headrace.bench.table import check_marks, replace_between
@@ -61,12 +61,12 @@ def recall(
     setting = Setting(ages=_ages(ages), level=level, memory_mb=memory_mb, askings=askings, fps=fps)
     names = list(dict.fromkeys(name.strip() for name in pipelines.split(",") if name.strip()))
     engine = load(model, dtype=dtype, device=device, weights=weights)
-    rows = Rows(save, engine.backbone.spec.fingerprint, setting)
+    at, spec = machine(), engine.backbone.spec
+    rows = Rows(save, spec.fingerprint, setting, place(at, spec.device))
     _fill(out, rows, engine, names, streams, setting)
     found = summarise(rows.rows, names, streams, setting)
     for result in found:
         out.object("result", **result)
-    at = machine()
     text = recall_table(found, setting) + "\n\n" + _where(found, setting, f"{model}, {level} level", at)
     out.line(text)
     if readme is not None:
@@ -98,6 +98,8 @@ def _ages(text: str) -> tuple[float, ...]:
 
 def _where(found: list[dict[str, Any]], setting: Setting, what: str, at: dict[str, Any]) -> str:
     """Settings beside the figures."""
+    from headrace.bench.machine import hardware
+
     asked = [x["questions"] for row in found for age, x in row["by_age"].items() if x is not None and age != "0"]
     streams = max((row["streams"] for row in found), default=0)
     again = f" (each asked {setting.askings} times, 5 s apart)" if setting.askings > 1 else ""
@@ -106,5 +108,5 @@ def _where(found: list[dict[str, Any]], setting: Setting, what: str, at: dict[st
         f"`headrace bench recall`: {what}, {streams} streams of {setting.fps:g} frames per second,"
         f" {max(asked, default=0)} questions per age{again}, % right (95 %, over streams); a memory that grows may take"
         f" {setting.memory_mb:g} MiB{''.join('; ' + x for x in full)};"
-        f" {at['cpu']}, {at['threads']} threads, torch {at['torch']}, {at['date']}."
+        f" {hardware(at)}, {at['threads']} threads, torch {at['torch']}, {at['date']}."
     )

@@ -41,6 +41,15 @@ class MemoryBudgetError(ValueError):
     """The stream's past would outgrow its budget; nothing was lost, and questions still work."""
 
 
+def wait(device: torch.device) -> None:
+    """Wait until an accelerator has done what this thread gave it.
+
+    Not for the whole device, which must not be waited for while another thread records a graph.
+    """
+    if device.type != "cpu":
+        torch.accelerator.current_stream(device).synchronize()
+
+
 class Stopwatch:
     """Milliseconds per named stage."""
 
@@ -53,9 +62,7 @@ class Stopwatch:
         """Add the time of a block of code to a stage; waits for the device so that work is counted where it is."""
         start = time.perf_counter()
         yield
-        if self._device.type != "cpu":
-            # not the whole device, which must not be waited for while another thread records a graph
-            torch.accelerator.current_stream(self._device).synchronize()
+        wait(self._device)
         self.stage_ms[name] = self.stage_ms.get(name, 0.0) + 1000 * (time.perf_counter() - start)
 
 

@@ -144,7 +144,7 @@ def choose(keys: Tensor, reference: Tensor, *, num: int, metric: str) -> ChosenB
     with _on(keys):
         apart = keys.contiguous(), reference.contiguous()
         _compare[(frames * total,)](*apart, scores, total, width, block, metric, **AS_WRITTEN)
-        _rank[(triton.cdiv(total, RANKED), frames)](scores, places, rows, total, num, RANKED, AGAINST)
+        _rank[(triton.cdiv(total, RANKED), frames)](scores, places, rows, total, num, RANKED, AGAINST, **AS_WRITTEN)
     return ChosenByKernels(rows, rows.flatten(), places)
 
 
