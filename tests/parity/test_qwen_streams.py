@@ -10,8 +10,10 @@ import torch
 
 from headrace import registry
 from headrace.backbones import plain
+from headrace.cache import asking, recall
 from headrace.engine import Engine, MemoryBudgetError
 from headrace.engine.state import same
+from headrace.ops.rope import cos_sin
 from headrace.types import Clip, Cursor, Frame, Kind, View
 from parity.families import kin
 from parity.models import QUESTION, Recorder, frames
@@ -266,3 +268,56 @@ def test_the_command_line_fixes_a_size_and_goes_on_with_it(tmp_path):
     code, _, stderr = run("ask", "world:7,seconds=2", "what", "--max-pixels", "900")
     assert code != 0
     assert "max_pixels: this model sees every frame at 128 x 128 pixels; leave it out" in stderr
+
+
+@QWEN
+def test_a_disk_outlives_the_first_frame_which_fixes_the_size(family, tmp_path):
+    engine, settings = kin(family).engine, ("memory.ram_blocks=2",)
+    stream = streamed(engine.open("rekv:4", settings=settings, disk=tmp_path / "disk"), spaced(12, 1.0))
+    assert len(stream.state.memory.shelf) == 6
+    engine.open("rekv:4", settings=settings).save(tmp_path / "saved")
+    stream = engine.resume(tmp_path / "saved", disk=tmp_path / "disk").fork()
+    assert len(streamed(stream, spaced(12, 1.0)).state.memory.shelf) == 6
+
+
+@QWEN
+@pytest.mark.parametrize(
+    "name",
+    ["rekv:4@memory.window=64", "livevlm:64@memory.frames=4@memory.advance=2", "streamingvlm:4", "video_xl_2:2"],
+)
+def test_a_stream_that_is_resumed_goes_on_with_the_size_it_had(family, name, tmp_path):
+    """Also where a memory reads the grid, and a remembered turn is longer than a frame."""
+    text, *settings = name.split("@")
+    shown, stream = spaced(16, 1.0), kin(family).engine.open(text, settings=settings)
+    streamed(stream, shown[:6]).save(tmp_path)
+    both = [stream, kin(family).engine.resume(tmp_path)]
+    for one in both:
+        one.ask(" ".join(f"w{i}" for i in range(40)), max_tokens=2, remember=True)
+    answers = [streamed(one, shown[6:]).ask(QUESTION, max_tokens=6) for one in both]
+    assert answers[0].tokens == answers[1].tokens
+    assert same(both[0].state, both[1].state)
+
+
+@pytest.mark.parametrize("told", [(), (10, 50, 100, 200)])
+def test_what_rekv_looks_up_of_a_long_clip_stands_close_together(told, monkeypatch):
+    """Its frames share rows and columns; their times close up, and the question stands behind all of them."""
+    places = []
+
+    def noted(rope, place, **settings):
+        places.append(place)
+        return cos_sin(rope, place, **settings)
+
+    stream = streamed(kin("qwen2_5_vl").engine.open("rekv:8", settings=("memory.window=64",)), spaced(240, 2.0))
+    for module in (recall, asking):
+        monkeypatch.setattr(module, "cos_sin", noted)
+    stream.ask(QUESTION, max_tokens=1, frames=told)
+    past, words = places[0], places[1]
+    assert stream.state.cursor.clip.reach > 400
+    assert int(past.max()) < past.shape[1]
+    assert words.amin(0).tolist() == words.amax(0).tolist(), "words stand alike on all axes"
+    assert int(words.min()) == int(past.max()) + 1
+    if told:
+        first = past.shape[1] - 4 * 6  # of 2 x 3 tokens each
+        seconds, rows = past[0, first::6], past[1, first::6]
+        assert (seconds - seconds[0]).tolist() == [0, 1, 2, 3]
+        assert rows.unique().tolist() == [int(seconds[0])]

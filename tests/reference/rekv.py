@@ -147,23 +147,35 @@ class Twin:
         return [self.blocks[i] for i in sorted({*ranked, *newest})]
 
     def _layout(self, groups: list[list[int]]) -> tuple[dict[int, int], dict[int, tuple[int, ...]]]:
-        """Row numbers and places when the gaps between groups are closed; neighbours keep their distance."""
+        """Row numbers and places when the gaps between groups are closed; neighbours keep their distance.
+
+        Frames of one clip share rows and columns: only their times close up.
+        """
         known = {**{row.arrival: row for row in self.rows}, **self.tail}
         number: dict[int, int] = {}
         place: dict[int, tuple[int, ...]] = {}
-        shift_rows = shift_ids = 0
-        before, top = -1, -1
+        shift_rows, shift = 0, [0] * self.axes
+        before, top, highs = -1, -1, [-1] * self.axes
         for group in groups:
             if not group:
                 continue
-            if group[0] != before + 1:
-                shift_rows += group[0] - before - 1
-                shift_ids += min(min(known[a].ids) for a in group) - top - 1
+            every = [[known[arrival].ids[axis] for arrival in group] for axis in range(self.axes)]
+            base, follows = min(min(ids) for ids in every), group[0] == before + 1
+            shift_rows += group[0] - before - 1
+            if any(min(every[axis]) <= highs[axis] for axis in range(1, self.axes)):  # a clip goes on
+                if not follows and min(every[0]) > highs[0]:
+                    shift[0] += min(every[0]) - highs[0] - 1
+            elif not follows:
+                shift = [base - top - 1] * self.axes
+                shift[0] += min(every[0]) - base
+            elif len(set(shift)) > 1:
+                shift = [base - top - max(base - max(highs), 1)] * self.axes
             for arrival in group:
                 number[arrival] = arrival - shift_rows
-                ids = tuple(x - shift_ids for x in known[arrival].ids)
+                ids = tuple(x - down for x, down in zip(known[arrival].ids, shift, strict=True))
                 place[arrival] = ids if self.policy == "original" else (number[arrival],) * self.axes
-            before, top = group[-1], max(max(known[a].ids) for a in group)
+            before, highs = group[-1], [max(ids) for ids in every]
+            top = max(top, *(high - down for high, down in zip(highs, shift, strict=True)))
         return number, place
 
 

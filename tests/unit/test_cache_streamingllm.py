@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from contract.streams import dice, place, text_rows
-from headrace import registry
+from headrace import load, registry
 from headrace.types import Cursor, Kind, Segment
 from reference.naive.attention import attend
 from reference.naive.decoder import Decoder, drive, spec, spell_out, turn
 from reference.naive.rows import Row
+from unit.tiny import save_tiny
 
 
 def token(i: int, cursor: Cursor, position_rows: int = 1, num: int = 1) -> tuple[Segment, Cursor]:
@@ -181,3 +184,15 @@ def test_endless_streams_stay_flat_and_exact(positions: str, evict: str, num: in
         assert len(kept(state)) == min(i + 1, 24)
     assert bool(out.isfinite().all())
     assert method.num_bytes(state) <= method.bound_bytes(model)
+
+
+def test_an_answer_names_the_same_moments_however_long_it_is(tmp_path: Path):
+    """Its tokens push frames out of the window after the question has looked at them."""
+    engine = load(save_tiny(tmp_path))
+    for evict in ("after", "before"):
+        stream = engine.open("streamingllm:40", settings=(f"memory.evict={evict}",))
+        for i in range(12):
+            stream.push(torch.randint(0, 256, (40, 40, 3), generator=dice(i), dtype=torch.uint8))
+        found = [stream.ask("what is there", max_tokens=num, evidence=4).evidence for num in (1, 5, 12)]
+        assert len(found[0]) == 4
+        assert found[0] == found[1] == found[2]

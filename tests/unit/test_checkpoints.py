@@ -7,6 +7,8 @@ import itertools
 import json
 import logging
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -279,8 +281,8 @@ def folder_of(stream, path: Path, **options):
     """A checkpointer with a clock of the test's."""
     from headrace.engine.checkpoints import Checkpointer
 
-    stream._checkpoints = Checkpointer(lambda: stream._snapshot(None), stream._folder_at(path), **options)
-    return stream._checkpoints
+    made = Checkpointer(lambda: stream._snapshot(None), stream._keeping.folder(path), **options)
+    return stream._keeping.begin(made)
 
 
 def test_a_live_stream_goes_on_when_it_cannot_be_saved(tmp_path, monkeypatch, caplog):
@@ -385,3 +387,41 @@ def test_blocks_that_a_memory_looks_up_are_written_once(tmp_path, monkeypatch, t
     pushed(stream, 1)
     assert same(back.state, stream.state)
     assert back.ask(QUESTION, max_tokens=3).tokens == stream.ask(QUESTION, max_tokens=3).tokens
+
+
+def test_a_folder_is_one_however_it_is_spelled_and_whatever_was_saved_in_between(tmp_path, monkeypatch):
+    """A save waits for the checkpoint that is being written to the same folder; neither removes the other's files."""
+    stream, real, writing = opened("recent:4", num=4), folder._put, threading.Event()
+
+    def slow(path, data):
+        real(path, data)
+        if threading.current_thread() is not threading.main_thread():
+            writing.set()
+            time.sleep(0.05)
+
+    monkeypatch.setattr(folder, "_put", slow)
+    monkeypatch.chdir(tmp_path)
+    kept = stream.checkpoint(tmp_path / "cam", every_s=0)
+    stream.save("backup")
+    pushed(stream, 1)
+    assert writing.wait(10)
+    stream.save("cam")
+    kept.wait()
+    assert kept.error is None
+    assert same(resume(tmp_path / "cam").state, stream.state)
+    assert resume(tmp_path / "backup").num_frames == 4
+
+
+def test_two_folders_may_be_kept_up_to_date(tmp_path):
+    stream = opened("recent:4")
+    with stream.checkpoint(tmp_path / "a", every_s=0) as a, stream.checkpoint(tmp_path / "b", every_s=0) as b:
+        for _ in range(4):
+            pushed(stream, 1)
+            a.wait()
+            b.wait()
+        assert (a.num_saved, b.num_saved) == (4, 4)
+        b.close()
+        pushed(stream, 1)
+        a.wait()
+        assert (a.num_saved, b.num_saved) == (5, 5)
+    assert [resume(tmp_path / name).num_frames for name in "ab"] == [5, 5]

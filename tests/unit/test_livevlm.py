@@ -106,3 +106,25 @@ def test_pages_do_not_move_with_the_stream(axes: int):
     for one, other in zip(*found, strict=True):
         assert one.ids.tolist() == other.ids.tolist()
         torch.testing.assert_close(one.scores, other.scores, atol=1e-4, rtol=0)
+
+
+def test_a_turn_that_makes_frames_leave_lets_the_newest_frame_judge_them():
+    """It brings no queries of its own; what the newest frame looked with is kept."""
+    model, method = spec(), LiveVLM(rows=8, bucket=4, frames=2, advance=6)
+    decoder, state, cursor = Decoder(model), method.init(model), Cursor()
+    for i in range(7):
+        segment, cursor = place(wrapped(thinned(3, 2 * i, model.dtype), 1), cursor)
+        context = method.read(state, model, query=False)
+        drive(decoder, segment, context)
+        state = method.write(state, context.finish())
+    looked = tuple(x.clone() for x in state.queries)
+    assert len(looked) == model.layers
+    assert not any(len(strand.rows) for strand in state.strands)
+    context = method.read(state, model, query=True)
+    drive(decoder, turn_of(7, 3, cursor, 1, model.dtype)[0], context)
+    state = method.write(state, context.finish())
+    assert all(torch.equal(a, b) for a, b in zip(state.queries, looked, strict=True))
+    for layer, strand in enumerate(state.strands):
+        assert 0 < len(strand.rows) <= 8
+        assert float(looked[layer].abs().max()) > 0
+    assert len({tuple(strand.rows.tolist()) for strand in state.strands}) > 1, "layers judge for themselves"

@@ -324,3 +324,14 @@ def test_tuning_a_running_stream():
             stream.tune(**wrong)
     stream.push(frames(1, first=3)[0])
     assert stream.report.tokens_kept == 1
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    stream = opened("recent:3")
+    for index, time_s in zip(np.arange(3), np.linspace(0, 1, 3, dtype=np.float32), strict=True):
+        stream.push(Frame(index, time_s, frames(1)[0].image))
+    twin = stream.fork()
+    stream.save(tmp_path)
+    again = tiny("video", seed=1).engine.resume(tmp_path)
+    assert said(stream.ask(QUESTION, max_tokens=3)) == said(again.ask(QUESTION, max_tokens=3))
+    assert said(stream.ask(QUESTION, max_tokens=3)) == said(twin.ask(QUESTION, max_tokens=3))

@@ -146,3 +146,43 @@ def test_a_carrier_stands_behind_every_frame_and_costs_no_token(engine: Any) -> 
         assert len(state.arrivals) == prefix + i + 1
     kinds = state.cache.table.view().column("kind").tolist()
     assert kinds == [Kind.PREFIX] * prefix + [Kind.NEWLINE] * 4
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "video_xl_2:2@memory.max_blocks=9@memory.block=1@memory.previous=1",
+        "rekv:4@memory.window=64@memory.max_blocks=9",
+        "infllm:4@memory.window=64@memory.max_blocks=9",
+        "livevlm:64@memory.frames=2@memory.advance=1",
+        "streamingvlm:4@memory.text_window=64",
+        "videoscan:8",
+        "streamingllm:64",
+        "recent:4",
+        "flash_vstream:6",
+    ],
+)
+def test_turns_without_frames_stay_within_the_bound(engine: Any, name: str) -> None:
+    stream = opened(engine, name)
+    memory, long = stream.pipeline.memory, "what is there first now " * 20
+    for i in range(3):
+        stream.push(picture(i))
+    held = []
+    for _ in range(40):
+        stream.ask(long, max_tokens=1, remember=True)
+        held.append(memory.num_bytes(stream.state.memory))
+    assert max(held) <= memory.bound_bytes(stream.spec)
+    stream.push(picture(3))
+    assert stream.ask("what is there", max_tokens=2, evidence=3).frames_seen == 4
+
+
+def test_blocks_that_have_no_place_when_a_stream_goes_on_are_told_of(engine: Any, tmp_path: Path, caplog: Any) -> None:
+    stream = engine.open("rekv:2", settings=("memory.ram_blocks=2", "memory.window=20"), disk=tmp_path / "disk")
+    for i in range(8):
+        stream.push(picture(i))
+    stream.save(tmp_path / "saved")
+    engine.resume(tmp_path / "saved", disk=tmp_path / "disk")
+    assert not caplog.records
+    engine.resume(tmp_path / "saved")
+    (message,) = caplog.messages
+    assert "of 8 blocks memory.ram_blocks keeps 2" in message

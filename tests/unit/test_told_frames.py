@@ -53,7 +53,11 @@ def test_frames_that_wait_for_their_step_do_not_bring_others_back():
             stream.push(Frame(i, float(i), picture))
         assert stream.state.pending
         told = stream.ask("how many things are there", max_tokens=2, evidence=9, frames=(3, 1))
-    assert {moment.frame for moment in told.evidence} == {1, 3}
+        assert {moment.frame for moment in told.evidence} == {1, 3}
+        told = stream.ask("how many things are there", max_tokens=2, evidence=9, frames=(4, 1))
+        assert {moment.frame for moment in told.evidence} == {1, 4}, "also of those that wait"
+        with pytest.raises(ValueError, match="frames: the memory does not hold 5; it holds 5, from 0 to 4"):
+            stream.ask("how many things are there", frames=(5,))
 
 
 def test_a_question_may_say_which_frames_it_wants():
@@ -66,7 +70,7 @@ def test_a_question_may_say_which_frames_it_wants():
         assert {moment.frame for moment in told.evidence} == {1, 3}
         with pytest.raises(ValueError, match="frames: the memory does not hold 5; it holds 5, from 0 to 4"):
             stream.ask("how many things are there", frames=(5,))
-    for frames in ((-1,), (1.5,), ("1",), (True,)):
+    for frames in ((-1,), (1.5,), ("1",), (True,), 3):
         with pytest.raises(ValueError, match="frames: must be stream indices"):
             Query("what", frames=frames)
     asks = ("ask", "world:3,seconds=3", "how many things are there", "--json", "--max-tokens", "2")

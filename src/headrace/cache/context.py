@@ -81,6 +81,7 @@ class CacheContext:
             for part in self._past
         ]
         self._mass: list[Tensor] | None = None
+        self._tables: list[RowView] = []  # of the past as it was when attention was noted
 
     def begin(self, segment: Segment) -> None:
         """Decide the positions of the new rows: canonical ids, or the arrival number on every axis."""
@@ -201,6 +202,7 @@ class CacheContext:
     def _note(self, q: Tensor, seen: Sequence[Seen]) -> None:
         """Remember the attention of one row per layer; only the newest prompt counts."""
         rows, weights = self._mass_of(q, seen)
+        self._tables = [part.rows for part in self._past]
         mass = torch.zeros(self._num_past() + self._num).index_add_(0, rows, weights)
         self._mass = [*(self._mass or []), mass] if self._mass and len(self._mass[0]) == len(mass) else [mass]
 
@@ -219,8 +221,8 @@ class CacheContext:
         if not self._mass:
             return None
         mass = torch.stack(self._mass).mean(dim=0)
-        frames = [part.rows.column("frame") for part in self._past] + [seg.frame for seg in self._segments]
-        times = [part.rows.column("time_s") for part in self._past] + [seg.time_s for seg in self._segments]
+        frames = [rows.column("frame") for rows in self._tables] + [seg.frame for seg in self._segments]
+        times = [rows.column("time_s") for rows in self._tables] + [seg.time_s for seg in self._segments]
         num = len(mass)
         return Attention(torch.cat(frames)[:num], torch.cat(times)[:num], mass)
 

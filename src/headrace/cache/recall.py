@@ -12,11 +12,14 @@ from torch import Tensor
 from headrace.cache.asking import AskContext, Layout
 from headrace.cache.context import Past
 from headrace.cache.index import Found
-from headrace.cache.sealed import Held
+from headrace.cache.sealed import Held, Sealed
 from headrace.cache.shelf import FIRST, HIGH, LOW, STOP, Shelf
 from headrace.cache.windowed import WindowContext
+from headrace.ops.positions import close_gaps
 from headrace.ops.rope import cos_sin, rotate
 from headrace.types import Attention, ModelSpec, Span
+
+Extent = tuple[tuple[int, ...], tuple[int, ...]]  # least and greatest id on every axis
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,6 +95,7 @@ class RecallContext(AskContext, WindowContext):
         super().__init__(spec, sinks, window, **values)
         self._library = library
         self._given: Found | None = None
+        self._extents: dict[Sealed, Extent] = {}
         self._opened: list[Held] = []  # files stay mapped while other layers may want the same blocks
         self._start_asking()
 
@@ -114,15 +118,16 @@ class RecallContext(AskContext, WindowContext):
         arrival = torch.cat([self._wanted[:0], *rows])
         counts = [len(block.offsets[layer]) for block in blocks]
         counts = [len(arrival) - sum(counts), *counts]
-        shift_rows, shift_ids = self._shifts(bounds)
-        number = arrival - shift_rows[:-1].repeat_interleave(torch.tensor(counts))
+        shift_rows, shift_ids = self._shifts(blocks, bounds)
+        of_rows = torch.tensor(counts)
+        number = arrival - shift_rows[:-1].repeat_interleave(of_rows)
         if self._positions == "repack":
             place = number.expand(self._spec.position_rows, -1)
         else:
             ids = [sinks.rows.column("ids")[:, arrival[: counts[0]] - sinks.rows.first]] if counts[0] else []
             ids += [block.notes.ids[:, block.offsets[layer]] for block in blocks]
             empty_ids = torch.empty(self._spec.position_rows, 0, dtype=torch.int64)
-            place = torch.cat([empty_ids, *ids], dim=1) - shift_ids[:-1].repeat_interleave(torch.tensor(counts))
+            place = torch.cat([empty_ids, *ids], dim=1) - shift_ids[:, :-1].repeat_interleave(of_rows, dim=1)
         spec = self._spec
         shape = (spec.kv_heads, 0, spec.head_dim)
         empty = torch.empty(shape, dtype=spec.dtype, device=spec.device)
@@ -130,24 +135,39 @@ class RecallContext(AskContext, WindowContext):
             torch.cat([empty, *(pair[i].to(spec.device, non_blocking=True) for pair in held)], dim=1) for i in (0, 1)
         )
         cos, sin = cos_sin(spec.rope, place, dtype=spec.dtype, device=spec.device)
-        return Layout(found, rotate(keys, cos, sin), values, arrival, number, int(shift_rows[-1]), int(shift_ids[-1]))
+        return Layout(
+            found, rotate(keys, cos, sin), values, arrival, number, int(shift_rows[-1]), int(shift_ids[0, -1])
+        )
 
-    def _shifts(self, bounds: Tensor) -> tuple[Tensor, Tensor]:
-        """How far sinks, blocks and prompt move down: (K + 2,) rows, and the same in canonical ids.
+    def _shifts(self, blocks: Sequence[Sealed], bounds: Tensor) -> tuple[Tensor, Tensor]:
+        """How far sinks, blocks and prompt move down: (K + 2,) rows, and (P, K + 2) canonical ids.
 
         Args:
-            bounds: (K, 5) the chosen blocks' lines of ``Shelf.bounds``.
+            blocks: The K chosen blocks.
+            bounds: (K, 5) their lines of ``Shelf.bounds``.
         """
-        sinks = self._sinks.rows
+        sinks, axes = self._sinks.rows, self._spec.position_rows
         first_rows = torch.cat((bounds[:, FIRST], torch.tensor([self._next_row])))
         stops = torch.cat((torch.tensor([sinks.stop]), bounds[:, STOP]))
-        top = int(sinks.column("ids").max()) if sinks.stop > sinks.first else -1
-        lows = torch.cat((bounds[:, LOW], self._segments[0].ids.min()[None]))
-        highs = torch.cat((torch.tensor([top]), bounds[:, HIGH]))
-        zero = torch.zeros(1, dtype=torch.int64)
         gaps = first_rows - stops
-        holes = torch.where(gaps > 0, lows - highs - 1, 0)
-        return torch.cat((zero, gaps.cumsum(0))), torch.cat((zero, holes.cumsum(0)))
+        moved = torch.cat((torch.zeros(1, dtype=torch.int64), gaps.cumsum(0)))
+        inside: list[Extent]
+        if axes == 1:
+            inside = [((low,), (high,)) for low, high in bounds[:, LOW : HIGH + 1].tolist()]
+        else:
+            inside = [self._extent(block) for block in blocks]
+        first = sinks.column("ids") if sinks.stop > sinks.first else torch.full((axes, 1), -1)
+        asked = self._segments[0].ids  # words: the same on all axes
+        around = [(tuple(x.amin(1).tolist()), tuple(x.amax(1).tolist())) for x in (first, asked)]
+        lows, highs = zip(around[0], *inside, around[1], strict=True)
+        return moved, torch.tensor(close_gaps(lows, highs, [False, *(gaps == 0).tolist()])).T
+
+    def _extent(self, block: Sealed) -> Extent:
+        """Least and greatest canonical ids of a block on every axis."""
+        if block not in self._extents:
+            ids = block.notes.ids
+            self._extents[block] = tuple(ids.amin(1).tolist()), tuple(ids.amax(1).tolist())
+        return self._extents[block]
 
     def attention(self) -> Attention | None:
         """How much the last watched row looked at every row, mean over layers, and what was looked up."""

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 
 from headrace.engine.folder import Folder, SavedStreamError, Snapshot
@@ -33,6 +34,7 @@ class Checkpointer:
         clock: Time in seconds, any origin; for tests.
 
     Attributes:
+        folder: Where it writes.
         num_saved: Saves that went well.
         stall_ms: Milliseconds for which the last snapshot held the stream.
         write_ms: Milliseconds from the last snapshot to the end of its writing.
@@ -55,7 +57,7 @@ class Checkpointer:
         if not 0 <= every_s < float("inf"):
             raise ValueError(f"checkpoint every: must be 0 seconds or more, not {every_s:g}")
         folder.check()
-        self._snap, self._folder, self._every_s = snap, folder, every_s
+        self._snap, self.folder, self._every_s = snap, folder, every_s
         self._noted, self._clock = noted or _log.warning, clock
         self._due = clock() + every_s
         self._writer: threading.Thread | None = None
@@ -75,6 +77,11 @@ class Checkpointer:
         self._writer = threading.Thread(target=self._write, args=(shot, start), daemon=True)
         self._writer.start()
 
+    @property
+    def is_closed(self) -> bool:
+        """It saves no more."""
+        return self._due == float("inf")
+
     def wait(self) -> None:
         """Wait until nothing is being written."""
         if self._writer is not None:
@@ -88,19 +95,19 @@ class Checkpointer:
         """
         self._due = float("inf")
         self.wait()
-        self._folder.write(self._snap())
+        self.folder.write(self._snap())
         self.num_saved += 1
 
     def _write(self, shot: Snapshot, start: float) -> None:
         try:
-            self._folder.write(shot)
+            self.folder.write(shot)
         except (SavedStreamError, MemoryError, RuntimeError) as error:
             if self.error is None:
                 self._noted(f"{error}; the stream goes on, and the next checkpoint will try again")
             self.error = error if isinstance(error, SavedStreamError) else SavedStreamError(str(error))
             return
         if self.error is not None:
-            self._noted(f"{self._folder.path}: can be written to again; the stream is saved")
+            self._noted(f"{self.folder.path}: can be written to again; the stream is saved")
         self.error = None
         self.num_saved += 1
         self.write_ms = 1000 * (time.perf_counter() - start)
@@ -118,3 +125,34 @@ class Checkpointer:
         except SavedStreamError:
             if error is None:
                 raise
+
+
+class Keeping:
+    """The folders one stream is saved to, and the checkpointers that keep some of them up to date.
+
+    A folder is one object however it is spelled, because two would not know what the other is writing.
+
+    Args:
+        folder: One that is known already.
+    """
+
+    def __init__(self, folder: Folder | None = None) -> None:
+        self._folders = {} if folder is None else {folder.path.resolve(): folder}
+        self._running: list[Checkpointer] = []
+        self._lock = threading.Lock()
+
+    def folder(self, path: str | Path) -> Folder:
+        """The folder at a path, made when it is first written to."""
+        with self._lock:
+            return self._folders.setdefault(Path(path).resolve(), Folder(Path(path)))
+
+    def begin(self, checkpointer: Checkpointer) -> Checkpointer:
+        """Ask a checkpointer after every step from now on, until it is closed or another one has its folder."""
+        others = (x for x in self._running if not x.is_closed and x.folder is not checkpointer.folder)
+        self._running = [*others, checkpointer]
+        return checkpointer
+
+    def tick(self) -> None:
+        """Ask all whether it is time to save."""
+        for checkpointer in self._running:
+            checkpointer.tick()

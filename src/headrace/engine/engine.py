@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from headrace.protocols import Backbone
 from headrace.types import View
 
 NANO = "nano"
+
+_log = logging.getLogger("headrace.engine")
 
 
 class Engine:
@@ -94,9 +97,13 @@ class Engine:
         """
         budget_bytes = _bytes(memory_mb)
         known = Folder(Path(folder))
-        pipeline, state = saving.load(known.path, self.backbone.spec, into=known)
+        pipeline, state = saving.load(known.path, lambda view: self.looking(view).spec, into=known)
         stream = Stream(self, pipeline, budget_bytes=budget_bytes, state=state, folder=known)
         _house(stream, disk, disk_mb)
+        held = getattr(pipeline.memory, "ram_blocks", None)
+        if disk is None and held is not None and (num := len(state.memory.shelf)) > held:
+            left = f"of {num} blocks memory.ram_blocks keeps {held} from the next frame on"
+            _log.warning("%s: %s; give a disk for the others", folder, left)
         return stream
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from headrace.cache import Written
 from headrace.engine.folder import FORMAT, MANIFEST, File, Folder, Place, SavedStreamError, Snapshot, checksum_of
 from headrace.engine.pipeline import Pipeline
 from headrace.engine.state import StreamState, pack, unpack
-from headrace.types import ModelSpec
+from headrace.types import ModelSpec, View
 
 __all__ = ["MANIFEST", "SavedStreamError", "Snapshot", "load", "snapshot"]
 
@@ -39,12 +40,12 @@ def snapshot(pipeline: Pipeline, state: StreamState, spec: ModelSpec) -> Snapsho
     return Snapshot({"model": model, "pipeline": _describe(pipeline), "state": tree}, tensors, written)
 
 
-def load(path: Path, spec: ModelSpec, *, into: Folder | None = None) -> tuple[Pipeline, StreamState]:
+def load(path: Path, look: Callable[[View], ModelSpec], *, into: Folder | None = None) -> tuple[Pipeline, StreamState]:
     """Read a stream back.
 
     Args:
         path: Where it was saved.
-        spec: The model.
+        look: From a view to the model as seen through it.
         into: The folder of this path; takes note of what of the state it holds, so that it is not written again.
 
     Returns:
@@ -56,7 +57,7 @@ def load(path: Path, spec: ModelSpec, *, into: Folder | None = None) -> tuple[Pi
     manifest = path / MANIFEST
     if not manifest.is_file():
         raise SavedStreamError(f"{path}: holds no {MANIFEST}; give a folder that a stream was saved to")
-    stream = _read(manifest)
+    stream, spec = _read(manifest), look(View())
     if stream["model"]["fingerprint"] != spec.fingerprint:
         raise SavedStreamError(
             f"{manifest}: was saved with the model {stream['model']['name']!r}, not with the weights of {spec.name!r}"
@@ -70,7 +71,8 @@ def load(path: Path, spec: ModelSpec, *, into: Folder | None = None) -> tuple[Pi
             Place(file, key, first, rows.num_bytes())
             for (file, key, first), rows in zip(stream["written"], written, strict=True)
         ]
-        state = unpack(stream["state"], files[stream["tensors"]], spec, written)
+        view = unpack(stream["state"]["fields"].get("view"), {}, spec)
+        state = unpack(stream["state"], files[stream["tensors"]], look(view or View()), written)
         methods = {
             role: registry.build(name, **values) for role, (name, values) in stream["pipeline"]["methods"].items()
         }

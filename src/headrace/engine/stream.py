@@ -14,8 +14,8 @@ import torch
 
 from headrace.cache import Disk
 from headrace.engine import saving
-from headrace.engine.answering import Prompt, Said, answer, opened
-from headrace.engine.checkpoints import EVERY_S, Checkpointer
+from headrace.engine.answering import Prompt, Said, answer, check_told, opened
+from headrace.engine.checkpoints import EVERY_S, Checkpointer, Keeping
 from headrace.engine.folder import Folder
 from headrace.engine.listening import listen, stand
 from headrace.engine.pipeline import Pipeline
@@ -72,8 +72,8 @@ class Stream:
         check_bound(pipeline, self.spec, budget_bytes)
         self._unheard: list[Event] = []
         self._observer: Callable[[Sight, Report], None] | None = None
-        self._folder = folder
-        self._checkpoints: Checkpointer | None = None
+        self._keeping = Keeping(folder)
+        self._disk: Disk | None = None
         with torch.no_grad():
             self._state = begin(pipeline, self._backbone, budget_bytes=budget_bytes) if state is None else state
 
@@ -119,6 +119,7 @@ class Stream:
             self._check_open()
             self._check_free()
             frame = frame if isinstance(frame, Frame) else frame_of(frame, self._state)
+            frame = replace(frame, index=int(frame.index), time_s=float(frame.time_s))
             if not frame.image.numel():
                 raise ValueError("push: the picture is empty; takes a Frame or a uint8 (H, W, 3) picture")
             state = self._state if self._state.num_frames else self._settled(frame)
@@ -137,7 +138,8 @@ class Stream:
             return self._state
         self._backbone = self._engine.looking(view)
         state = begin(self.pipeline, self._backbone, budget_bytes=self._budget_bytes)
-        return replace(state, watching=self._state.watching, num_watches=self._state.num_watches)
+        memory = state.memory if self._disk is None else housed(self.pipeline.memory, state.memory, self._disk)
+        return replace(state, memory=memory, watching=self._state.watching, num_watches=self._state.num_watches)
 
     def _heard(self) -> list[Event]:
         """Hand out what the stream has said since the last push."""
@@ -154,8 +156,7 @@ class Stream:
         self._unheard += events
         if decision.speak:
             self._unheard.append(Event(report.time_s, decision, self.ask(Query(decision.prompt))))
-        if self._checkpoints is not None:
-            self._checkpoints.tick()
+        self._keeping.tick()
         if self._observer is not None:
             self._observer(sight, report)
 
@@ -225,10 +226,12 @@ class Stream:
                 if pending:
                     self._step(replace(self._state, pending=()), pending)
             state, memory = self._state, self.pipeline.memory
-            context = opened(memory, state.memory, self.spec, query.frames)
+            check_told(memory, query.frames)
+            waits = bool(state.pending) and memory.digests  # and so is opened anew, when it has seen those
+            context = opened(memory, state.memory, self.spec, () if waits else query.frames)
             if state.pending:
                 state = replace(state, encoder=fork(state.encoder), compressor=fork(state.compressor))
-            if memory.kind == "tokens" or (state.pending and memory.digests):
+            if memory.kind == "tokens" or waits:
                 # used outside the lock, while a push may write to the stream's own
                 state = replace(state, memory=fork(state.memory))
         return Prompt(self.pipeline, state, context, query.frames)
@@ -298,12 +301,15 @@ class Stream:
         with self._lock:
             self._check_open()
             self._state = replace(self._state, memory=housed(self.pipeline.memory, self._state.memory, disk))
+            self._disk = disk
 
     def fork(self) -> Stream:
         """Start another stream with the same past; sealed blocks are shared, both go their own way."""
         with self._lock:
             self._check_open()
-            return Stream(self._engine, self.pipeline, budget_bytes=self._budget_bytes, state=fork(self._state))
+            twin = Stream(self._engine, self.pipeline, budget_bytes=self._budget_bytes, state=fork(self._state))
+            twin._disk = self._disk
+            return twin
 
     def tune(self, **values: Any) -> None:
         """Change tunable fields while the stream runs, e.g. ``tune(compressor={"keep": 30})``.
@@ -337,7 +343,7 @@ class Stream:
         Raises:
             SavedStreamError: The folder cannot be written to; what it held is still there.
         """
-        self._folder_at(folder).write(self._snapshot(None))
+        self._keeping.folder(folder).write(self._snapshot(None))
 
     def checkpoint(
         self,
@@ -359,15 +365,8 @@ class Stream:
             ValueError: ``every_s`` is no time.
             SavedStreamError: The folder cannot be written to.
         """
-        snap = partial(self._snapshot, pipeline)
-        self._checkpoints = found = Checkpointer(snap, self._folder_at(folder), every_s=every_s, noted=noted)
-        return found
-
-    def _folder_at(self, path: str | Path) -> Folder:
-        with self._lock:
-            if self._folder is None or self._folder.path != Path(path):
-                self._folder = Folder(Path(path))
-            return self._folder
+        snap, place = partial(self._snapshot, pipeline), self._keeping.folder(folder)
+        return self._keeping.begin(Checkpointer(snap, place, every_s=every_s, noted=noted))
 
     def _snapshot(self, pipeline: Pipeline | None) -> saving.Snapshot:
         with self._lock, torch.no_grad():
@@ -378,7 +377,7 @@ class Stream:
         """Forget the past; further calls fail."""
         with self._lock:
             self._check_free()
-            self._closed = True
+            self._closed, self._disk = True, None
             nothing = replace(self._state, encoder=None, compressor=None, memory=None, speaker=None, pending=())
             self._state = replace(nothing, watching=())
 

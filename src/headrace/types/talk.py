@@ -55,8 +55,12 @@ class Query:
             raise ValueError(f"top_p: must be above 0 and at most 1, not {self.top_p}")
         if self.evidence < 0:
             raise ValueError(f"evidence: must be 0 or more, not {self.evidence}")
-        frames = tuple(self.frames)
-        if any(isinstance(x, bool) or not isinstance(x, int) or x < 0 for x in frames):
+        try:
+            frames = tuple(self.frames)
+            good = not any(isinstance(x, bool) or not isinstance(x, int) or x < 0 for x in frames)
+        except TypeError:
+            good = False
+        if not good:
             raise ValueError(f"frames: must be stream indices, whole numbers from 0, not {self.frames!r}")
         object.__setattr__(self, "frames", tuple(sorted(set(frames))))
 

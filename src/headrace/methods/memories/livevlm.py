@@ -26,6 +26,7 @@ from torch import Tensor
 
 from headrace.cache import AskContext, Found, KVCache, Layout, Past, Seen, Strand
 from headrace.cache.context import windowed
+from headrace.cache.pages import own_copy
 from headrace.cache.sealed import cut_blocks
 from headrace.ops.attention import KeyGroup, attention_mass
 from headrace.ops.positions import check_policy, resolve_policy
@@ -196,6 +197,7 @@ class LiveVLMState:
         strands: Per layer what is kept of older frames.
         ends: Where the frames (and turns) of ``near`` end, ascending arrival numbers.
         thinned: Something has been forgotten.
+        queries: Per layer (H, U, D) rotated queries of the newest frame, none before the first.
     """
 
     sinks: KVCache
@@ -203,6 +205,7 @@ class LiveVLMState:
     strands: tuple[Strand, ...]
     ends: tuple[int, ...] = ()
     thinned: bool = False
+    queries: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,14 +271,16 @@ class LiveVLM(Method):
         grid, first = state.near.spec.grid, state.near.table.stop
         most = grid[0] * grid[1] + MARGIN
         state.near.append(span)
+        if span.trace and span.trace[0].numel():  # a turn has none
+            state.queries = tuple(own_copy(x) for x in span.trace)
         state.ends += tuple(first + stop for _, stop in cut_blocks(span.segment, 0, most))
         if len(state.ends) >= self.frames + self.advance:
             num = len(state.ends) - self.frames
-            self._thin(state, state.ends[num - 1], span.trace)
+            self._thin(state, state.ends[num - 1])
             state.ends = state.ends[num:]
         return state
 
-    def _thin(self, state: LiveVLMState, stop: int, queries: tuple[Tensor, ...] | None) -> None:
+    def _thin(self, state: LiveVLMState, stop: int) -> None:
         """Let the rows before ``stop`` compete with what was kept, layer by layer."""
         view, strands = state.near.table.view(), []
         for layer, strand in enumerate(state.strands):
@@ -292,8 +297,9 @@ class LiveVLM(Method):
             )
             every = Strand(keys, values, rotated, rows, ids, frame, time_s)
             scores = torch.zeros(len(rows))
-            if queries is not None and len(rows) and queries[layer].numel():
-                (mass,) = attention_mass(queries[layer], [KeyGroup(rotated, values)], scale=state.near.spec.scale)
+            if state.queries and len(rows):
+                queries, scale = state.queries[layer], state.near.spec.scale
+                (mass,) = attention_mass(queries, [KeyGroup(rotated, values)], scale=scale)
                 scores = mass.cpu()
             buckets = max(self.rows // self.bucket, 1)
             position = rows - state.sinks.table.stop
@@ -308,13 +314,15 @@ class LiveVLM(Method):
         return ()
 
     def num_bytes(self, state: LiveVLMState) -> int:
-        """Bytes of prefix, newest frames, and kept rows."""
-        return state.sinks.num_bytes() + state.near.num_bytes() + sum(x.num_bytes() for x in state.strands)
+        """Bytes of prefix, newest frames, kept rows, and the newest frame's queries."""
+        looking = sum(x.numel() * x.itemsize for x in state.queries)
+        return state.sinks.num_bytes() + state.near.num_bytes() + sum(x.num_bytes() for x in state.strands) + looking
 
     def bound_bytes(self, spec: ModelSpec) -> int:
-        """Prefix, frames that wait, and kept rows, all with rotated keys."""
+        """Prefix, frames that wait, and kept rows, all with rotated keys; the newest frame's queries."""
         most = spec.grid[0] * spec.grid[1] + MARGIN
         near = (self.frames + self.advance + 1) * most + 2048 + spec.prefix_rows + 64
         note = 24 + 8 * spec.position_rows
         row = spec.row_bytes * 3 // 2 + note * spec.layers
-        return (near + self.rows) * row + (3 * 4096 + near) * (21 + 8 * spec.position_rows)
+        looking = spec.layers * spec.heads * most * spec.head_dim * spec.dtype.itemsize
+        return (near + self.rows) * row + (3 * 4096 + near) * (21 + 8 * spec.position_rows) + looking

@@ -11,7 +11,7 @@ order of the stream (bi-level KV).
 Ours differs: windows instead of one large mask; the relevance comes from a retriever instead of a file made beforehand;
 keys are averaged un-rotated and rotated at their mean position, and the question goes on at its own position, unless
 ``pooled`` or ``suffix`` say ``published``; timestamps see what frames see unless ``timestamps`` says ``published``
-(there they see everything, which is not flat); the trained token synthesis before the decoder is not part of this.
+(there they see everything, which is not flat); the trained token synthesis before the decoder is left out.
 """
 
 from __future__ import annotations
@@ -221,9 +221,8 @@ class BilevelContext(AskContext):
         for block in self._shelf.blocks if found else ():
             rows = torch.arange(block.first_row, block.stop_row)
             known.append((rows, block.notes.frame, block.notes.time_s))
-        tables = [part.rows for part in self._past]
         looked = retrieved(self._shelf, found) if found else None
-        return self._witness.of_rows(tables, known, self._segments, self._next_row, looked)
+        return self._witness.of_rows([part.rows for part in self._past], known, self._segments, self._next_row, looked)
 
     def finish(self) -> Span:
         """Hand over the rows of the tail, and what was read densely."""
@@ -290,7 +289,7 @@ class VideoXL2(Method):
         return BilevelContext(spec, state, self, query=query)
 
     def write(self, state: VideoXL2State, span: Span) -> VideoXL2State:
-        """Append to the window, seal every frame, let blocks that no frame will see leave the window."""
+        """Append to the window, seal every frame, let leave what no frame will see, and what long turns push out."""
         prefix = 0 if state.sinks.table.stop else int((span.segment.kind == Kind.PREFIX).sum())
         if prefix:
             state.sinks.append(span.cut(0, prefix))
@@ -310,7 +309,7 @@ class VideoXL2(Method):
             numbers.append(_number(state.starts, first + start))
         state.numbers = torch.cat((state.numbers, torch.tensor(numbers, dtype=torch.int64)))
         state.starts = state.starts[-self.previous - 2 :]
-        self._leave(state, int(sees[-1]))
+        self._leave(state, max(int(sees[-1]), state.window.table.stop - self._most_near(spec)))
         shelf = state.shelf.looked_up(span.trace or ())
         shelf, gone = shelf.settled(Limits(self.max_blocks, self.ram_blocks), state.window.table.first)
         if len(gone):
@@ -319,6 +318,10 @@ class VideoXL2(Method):
             state.marks = tuple(marks.take(shelf.holds(marks.rows)) for marks in state.marks)
         state.shelf = shelf
         return state
+
+    def _most_near(self, spec: ModelSpec) -> int:
+        """Rows of the window at most: the blocks that a frame may see, and as much text as a few frames' worth."""
+        return (self.block * (self.previous + 2) + 1) * (spec.grid[0] * spec.grid[1] + MARGIN)
 
     def _leave(self, state: VideoXL2State, row: int) -> None:
         """Take the rows before ``row`` out of the window; timestamps stay."""
@@ -350,7 +353,7 @@ class VideoXL2(Method):
     def bound_bytes(self, spec: ModelSpec) -> int:
         """Window with rotated keys, ``max_blocks`` frames, their timestamps and vectors."""
         most = spec.grid[0] * spec.grid[1] + MARGIN
-        near = (self.block * (self.previous + 2) + 1) * most + 2048 + spec.prefix_rows + 64
+        near = self._most_near(spec) + 2048 + spec.prefix_rows + 64
         note = 25 + 8 * spec.position_rows
         rows = near * (spec.row_bytes * 3 // 2 + 8 * spec.layers) + (3 * 4096 + near) * note
         held = self.max_blocks if self.ram_blocks is None else min(self.ram_blocks, self.max_blocks)
