@@ -40,7 +40,8 @@ def test_without_time_every_choice_is_told_and_the_saved_stream_is_as_opened(mod
     assert total["skipped"] == len(skipped)
     assert set(total["frames"]) - {"full"}, "something was turned down"
     assert next(x for x in told if x["event"] == "summary")["frames"] == len(seen)
-    pipeline, _ = load_saved(folder, headrace.load(model).backbone.spec)
+    engine = headrace.load(model)
+    pipeline, _ = load_saved(folder, lambda view: engine.looking(view).spec)
     assert (pipeline.encoder.update_ratio, pipeline.compressor.keep) == (1.0, 1.0)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from headrace import video
 from headrace.video import VideoError
-from headrace.video.address import camera, is_camera, network, scheme_of, without_password
+from headrace.video.address import camera, is_camera, local_path, network, quoted, scheme_of, without_password
 
 
 @pytest.mark.parametrize(
@@ -61,3 +64,18 @@ def test_a_path_is_not_an_address():
     assert scheme_of(r"C:\videos\a.mp4") is None
     assert scheme_of("clips/a://b") is None
     assert scheme_of("HTTP://host") == "http"
+
+
+def test_a_files_address_names_a_path():
+    assert local_path("file:///a/b%20c.mp4") == local_path("file://localhost/a/b%20c.mp4") == Path("/a/b c.mp4")
+    for wrong in ("file://clip.mp4", "file://host/clip.mp4", "file://"):
+        with pytest.raises(VideoError, match="three slashes"):
+            local_path(wrong)
+        with pytest.raises(VideoError, match="three slashes"):
+            video.open(wrong)
+
+
+def test_a_web_address_is_encoded_once():
+    assert quoted("http://h/a b/ü?x=1 2&y=%20") == "http://h/a%20b/%C3%BC?x=1%202&y=%20"
+    for plain in ("https://me:pw@host:8080/live/list.m3u8?token=a+b/c==&x=~", "http://h/%7Euser/a%2Fb;p=1,2"):
+        assert quoted(plain) == network(plain, 1.0).target == plain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.server
 import itertools
@@ -304,3 +305,56 @@ def test_a_server_without_ranges(server, tmp_path, options):
     assert not s.live
     assert [number_of(f.image) for f in frames] == list(range(10, 20))
     assert [("fetched whole" in line) for line in s.warnings] == [True] * (not options)
+
+
+def test_a_user_is_named_where_ranges_are_asked_for_and_odd_characters_are_encoded(server, tmp_path):
+    data = make_clip(tmp_path / "c.mp4", every(40, 10)).read_bytes()
+    users = []
+
+    def whole(handler):
+        users.append(handler.headers.get("Authorization"))
+        handler.send_response(200 if users[-1] else 401)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data)
+
+    server.special["/my%20vid%C3%A9o.mp4"] = whole
+    with video.open(f"{server.url.replace('//', '//me:p%40ss@')}/my vidéo.mp4") as s:
+        assert [number_of(f.image) for f in s] == list(range(10))
+        assert "p%40ss" not in s.name
+    assert users[0] == "Basic " + base64.b64encode(b"me:p@ss").decode()
+
+
+def greeting(listener):
+    """A server that speaks another language."""
+    with contextlib.suppress(OSError):
+        while True:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(99)
+                connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+
+
+def test_an_address_that_makes_no_sense_is_one_clear_line():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=greeting, args=(listener,), daemon=True).start()
+        port = listener.getsockname()[1]
+        for address in (f"127.0.0.1:{port}", "127.0.0.1:80x", "me:secret@127.0.0.1:1", "exa mple"):
+            with pytest.raises(video.VideoError) as problem:
+                video.open(f"http://{address}/c.mp4", open_timeout_s=5, read_timeout_s=5)
+            assert str(problem.value).startswith("cannot open http://")
+            assert "\n" not in str(problem.value)
+            assert "secret" not in str(problem.value)
+
+
+def test_a_live_stream_that_is_gone_on_with_begins_anew(server, tmp_path):
+    data = make_clip(tmp_path / "c.ts", every(40, 20)).read_bytes()
+
+    def live(handler):
+        handler.begin()
+        handler.wfile.write(data)
+
+    server.special["/live"] = live
+    with video.open(f"{server.url}/live", after=0.4, options=EAGER, reconnect=video.Reconnect(tries=0)) as s:
+        assert s.restarts
+        assert numbers(s) == list(range(20))

@@ -149,3 +149,14 @@ def test_the_world_is_endless():
     with video.open("world:7") as s:
         assert (s.num_frames, s.duration_s) == (None, None)
         next(s)
+
+
+def test_a_picture_that_is_too_large_is_not_called_damaged(tmp_path, monkeypatch, recwarn):
+    Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / "c.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1500)
+    with video.open(tmp_path / "c.png") as s:
+        assert len(list(s)) == 1
+    assert not recwarn.list, "Pillow's warning is no user's business"
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 900)
+    with pytest.raises(video.VideoError, match="more than 178 million pixels"):
+        video.open(tmp_path / "c.png")

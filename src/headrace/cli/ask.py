@@ -100,7 +100,7 @@ def ask(
     window = {"fps": _rate(fps, source), "start": start, "end": end, "realtime": realtime}
     loading = Weights(model, revision, offline, dtype, device, weights)
     asks = _plan(questions or [], at or [], decoding, watching=bool(watch))
-    drawing = _drawing(out, explain, explain_every, explain_most)
+    drawing = _drawing(out, explain, explain_every, explain_most, goes_on=resume is not None)
     pace, kept = Governing(target_ms, keep_up), Keeping(state, resume, checkpoint_every)
     how: dict[str, Any] = {"explain": drawing, "pace": pace, "standing": standing, "kept": kept, "weights": loading}
     _run(out, context, source, asks, window, running, **how)
@@ -108,7 +108,10 @@ def ask(
 
 def _rate(fps: float | None, source: str) -> float | None:
     """Frames per second to look at: two where nothing is said, all pictures of a folder."""
-    return FRAMES_PER_SECOND if fps is None and not Path(source).is_dir() else fps
+    from headrace.video.address import local_path, scheme_of
+
+    path = local_path(source) if scheme_of(source) == "file" else Path(source)
+    return FRAMES_PER_SECOND if fps is None and not path.is_dir() else fps
 
 
 def _plan(questions: list[str], at: list[float], decoding: dict[str, Any], *, watching: bool) -> Any:
@@ -116,8 +119,8 @@ def _plan(questions: list[str], at: list[float], decoding: dict[str, Any], *, wa
     from headrace.cli.watching import Asking
     from headrace.types import Query
 
-    if any(not 0 <= second < float("inf") for second in at):
-        raise ValueError(f"--at: must be 0 seconds or more, not {min(at)}")
+    if wrong := [second for second in at if not 0 <= second < float("inf")]:
+        raise ValueError(f"--at: must be 0 seconds or more, not {wrong[0]:g}")
     if not questions and not watching:
         raise ValueError("ask: there is nothing to do; give a QUESTION, or --watch INSTRUCTION")
     if at and not questions:
@@ -132,7 +135,7 @@ def _plan(questions: list[str], at: list[float], decoding: dict[str, Any], *, wa
     return [Asking(query, second) for query, second in zip(queries, at, strict=True)]
 
 
-def _drawing(out: Output, folder: Path | None, every: int | None, most: int | None) -> Any:
+def _drawing(out: Output, folder: Path | None, every: int | None, most: int | None, *, goes_on: bool) -> Any:
     """Make what draws a stream's frames while it is watched, or None."""
     from headrace.cli.explain import Explainer
 
@@ -141,7 +144,7 @@ def _drawing(out: Output, folder: Path | None, every: int | None, most: int | No
         if limits:
             raise ValueError(f"--explain-{next(iter(limits))}: goes with --explain FOLDER, which is missing")
         return None
-    return functools.partial(Explainer(folder, note=out.note, **limits).follow, told=out.explained)
+    return functools.partial(Explainer(folder, note=out.note, goes_on=goes_on, **limits).follow, told=out.explained)
 
 
 def _run(
@@ -178,9 +181,8 @@ def _run(
             stream = engine.open(**running)
         else:
             stream = engine.resume(resume, **{name: running[name] for name in ("memory_mb", "disk", "disk_mb")})
-            if window["start"] is None and stream.num_frames:
-                window = {**window, "start": stream.state.time_s}
-            opened = stack.enter_context(video.open(source, **window))
+            after = stream.state.time_s if stream.num_frames else None
+            opened = stack.enter_context(video.open(source, **window, after=after))
         for asking in asks:
             check_told(stream.pipeline.memory, asking.query.frames)
         standing.give(stream)
@@ -189,7 +191,9 @@ def _run(
         drawn = contextlib.nullcontext() if explain is None else explain(stream, title)
         with kept.of(stream, out), drawn, pace.of(stream, opened, out) as taker:
             result = watch(stream, opened, asks, out, answered=answered, stepped=out.report, through=taker)
-        folder = kept.interrupted(stream, out) if result.interrupted else None
+        if result.interrupted and (folder := kept.interrupted(stream, out)) is not None:
+            out.note(f"stopped at {stream.state.time_s:g} s and saved to {folder}; to go on:")
+            out.note(f"  {again(context, result.unasked or ([] if standing.texts else asks), folder)}")
         for asking in result.unasked:
             if asking.at_s is None and (stream.num_frames or not result.interrupted):
                 ask_now(stream, asking, answered)
@@ -200,9 +204,6 @@ def _run(
     if kept.error is not None:
         raise kept.error
     if result.interrupted:
-        if folder is not None:
-            out.note(f"stopped at {stream.state.time_s:g} s and saved to {folder}; to go on:")
-            out.note(f"  {again(context, result.unasked or ([] if standing.texts else asks), folder)}")
         raise typer.Exit(130)
 
 

@@ -70,7 +70,8 @@ def demo(
     out.object("summary", **totals, asked=len(right), right=sum(right), accuracy=accuracy, **judge.summary())
     if totals:
         out.line()
-        out.line(f"{sum(right)} of {len(right)} answers are true ({accuracy:.0%}).", style="bold")
+        score = f"{sum(right)} of {len(right)} answers are true ({accuracy:.0%})." if right else "Nothing was asked."
+        out.line(score, style="bold")
         if told := judge.line():
             out.line(told, style="bold")
         out.line(summary_line(totals) + ".")

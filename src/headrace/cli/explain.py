@@ -120,6 +120,7 @@ class Explainer:
         every: Draw every so-manieth frame.
         most: Draw at most so many.
         note: Takes remarks.
+        goes_on: Leave an earlier explanation in the folder where it is, and add to it; the sheet is new.
 
     Raises:
         ValueError: The folder holds something else or cannot be written to, or a number is below 1.
@@ -129,6 +130,7 @@ class Explainer:
     every: int = 1
     most: int = 600
     note: Callable[[str], None] = print
+    goes_on: bool = False
     drawn: list[Drawn] = field(default_factory=list, init=False)
     left_out: int = field(default=0, init=False)
     _seen: int = field(default=0, init=False)
@@ -155,7 +157,7 @@ class Explainer:
 
     @contextmanager
     def follow(self, stream: Stream, title: str, *, told: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-        """Draw what the stream does while a block runs, in place of an earlier explanation in the folder.
+        """Draw what the stream does while a block runs, in place of an earlier explanation or behind it.
 
         Args:
             stream: What to observe.
@@ -164,9 +166,9 @@ class Explainer:
         """
         with self._writing():
             (self.folder / FRAMES).mkdir(exist_ok=True)
-            for old in (*(self.folder / FRAMES).glob("*.png"), self.folder / SHEET):
+            for old in () if self.goes_on else (*(self.folder / FRAMES).glob("*.png"), self.folder / SHEET):
                 old.unlink(missing_ok=True)
-            (self.folder / NUMBERS).write_text("")
+            (self.folder / NUMBERS).open("a" if self.goes_on else "w").close()
         self._title = (title, str(stream.pipeline))
         view: list[tuple[int, int]] = []
 

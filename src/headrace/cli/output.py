@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
@@ -40,8 +41,13 @@ class Output:
 
     as_json: bool = False
     verbosity: int = 0
-    console: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
-    errors: Console = field(default_factory=lambda: Console(stderr=True, highlight=False, soft_wrap=True))
+    console: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True, emoji=False))
+    errors: Console = field(default_factory=lambda: Console(stderr=True, highlight=False, soft_wrap=True, emoji=False))
+
+    def __post_init__(self) -> None:
+        for stream in (sys.stdout, sys.stderr):  # a redirect may know few characters
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")
 
     def object(self, event: str, **values: Any) -> None:
         """Write one JSON object, in JSON mode only."""

@@ -30,6 +30,7 @@ class Watched:
 
     Attributes:
         frames: Frames taken in.
+        stepped: Those of them that have not to wait for others to come.
         tokens_in: Visual tokens before compression.
         tokens_kept: Visual tokens after it.
         total_ms: Milliseconds of all stages.
@@ -40,6 +41,7 @@ class Watched:
     """
 
     frames: int = 0
+    stepped: int = 0
     tokens_in: int = 0
     tokens_kept: int = 0
     total_ms: float = 0.0
@@ -49,7 +51,7 @@ class Watched:
 
     def add(self, report: Report) -> None:
         """Count a step."""
-        self.frames += len(report.frames)
+        self.stepped += len(report.frames)
         self.tokens_in += report.tokens_in
         self.tokens_kept += report.tokens_kept
         self.total_ms += sum(report.stage_ms.values())
@@ -117,14 +119,15 @@ def watch(
     untimed = [ask for ask in asks if ask.at_s is None]
     with graceful(source) as stop, out.progress(f"watching {source.name}", source.num_frames) as move:
         for taken in taker.awaiting(source) if isinstance(taker, Governor) and source.live else source:
-            if seen and not source.live and taken.time_s <= last_s:
+            if seen and not source.restarts and taken.time_s <= last_s:
                 continue
-            behind_s = last_s if seen and source.live else 0.0
+            behind_s = last_s + 1 / (source.fps or 1.0) if seen and source.restarts else 0.0
             frame, index = replace(taken, index=index, time_s=taken.time_s + behind_s), index + 1
-            while timed and stream.num_frames > seen and frame.time_s > (timed[0].at_s or 0.0):
+            while timed and _is_due(timed[0], frame.time_s, seen=stream.num_frames, resumed=seen, last_s=last_s):
                 ask(stream, timed.pop(0), answered)
             for event in taker.push(frame):
                 (heard or out.event)(event)
+            result.frames = stream.num_frames - seen
             if taker.report is not None:
                 result.add(taker.report)
                 stepped(taker.report)
@@ -143,6 +146,12 @@ def watch(
     return result
 
 
+def _is_due(asking: Asking, next_s: float, *, seen: int, resumed: int, last_s: float) -> bool:
+    """True when a question is to be asked before the next frame; one that a resumed stream missed waits for a frame."""
+    at_s = asking.at_s or 0.0
+    return seen > 0 and next_s > at_s and (seen > resumed or at_s >= last_s)
+
+
 def ask(stream: Stream, asking: Asking, answered: Callable[[Asking, Answer], None]) -> None:
     """Ask a question now."""
     answered(asking, stream.ask(asking.query))
@@ -156,14 +165,16 @@ def summary(stream: Stream, result: Watched) -> dict[str, float]:
     """
     if not result.frames:
         return {}
-    held = result.memory_bytes
+    if not result.stepped:
+        return {"frames": result.frames}
+    held, num = result.memory_bytes, stream.num_frames - len(stream.state.pending)
     bound = stream.pipeline.memory.bound_bytes(stream.spec)
-    grows = {"memory_bytes_per_frame": held / stream.num_frames} if bound is None else {"memory_bound_bytes": bound}
+    grows = {"memory_bytes_per_frame": held / num} if bound is None else {"memory_bound_bytes": bound}
     return {
         "frames": result.frames,
-        "tokens_in_per_frame": result.tokens_in / result.frames,
-        "tokens_kept_per_frame": result.tokens_kept / result.frames,
-        "ms_per_frame": result.total_ms / result.frames,
+        "tokens_in_per_frame": result.tokens_in / result.stepped,
+        "tokens_kept_per_frame": result.tokens_kept / result.stepped,
+        "ms_per_frame": result.total_ms / result.stepped,
         "memory_bytes": held,
         **grows,
     }
@@ -171,6 +182,8 @@ def summary(stream: Stream, result: Watched) -> dict[str, float]:
 
 def summary_line(totals: dict[str, float]) -> str:
     """The same for people."""
+    if "memory_bytes" not in totals:
+        return f"{totals['frames']:.0f} frames, which wait for others to be taken in with"
     if "memory_bound_bytes" in totals:
         growth = f"never more than {size(totals['memory_bound_bytes'])}"
     else:

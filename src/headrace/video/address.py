@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.request import url2pathname
 
 from headrace.video.errors import VideoError
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _WEB = {"http", "https"}
+_KEPT = "/%:@!$&'()*+,;=~"  # characters of a path that mean something, or have been encoded already
 _PUSHED = {"rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "tcp", "srt", "mms", "mmsh", "mmst"}
 
 
@@ -37,6 +41,24 @@ def scheme_of(text: str) -> str | None:
     return found.group(1).lower() if found else None
 
 
+def local_path(text: str) -> Path:
+    """The path that a ``file:`` address names.
+
+    Raises:
+        VideoError: It names another machine, or nothing.
+    """
+    parts = urlsplit(text)
+    if parts.netloc not in ("", "localhost") or not parts.path:
+        raise VideoError(f"cannot open {text}: a file's address has three slashes, as in file:///folder/clip.mp4")
+    return Path(url2pathname(parts.path))
+
+
+def quoted(text: str) -> str:
+    """Write a web address as it goes over the wire: what has no place in one is percent-encoded."""
+    scheme, host, path, query, _ = urlsplit(text)
+    return urlunsplit((scheme, host, quote(path, safe=_KEPT), quote(query, safe=_KEPT + "?"), ""))
+
+
 def without_password(text: str) -> str:
     """Remove user name and password from an address, for messages and logs."""
     return re.sub(r"(?<=://)[^/?#]*@", "", text)
@@ -59,7 +81,7 @@ def network(text: str, read_timeout_s: float) -> Address:
     micros = str(int(read_timeout_s * 1e6))
     if scheme in _WEB:
         options = {"rw_timeout": micros, "reconnect": "1", "reconnect_delay_max": "2"}
-        return Address(text, name, options=options)
+        return Address(quoted(text), name, options=options)
     if scheme in {"rtsp", "rtsps"}:
         return Address(text, name, options={"rtsp_transport": "tcp", "timeout": micros}, live=True)
     if scheme in _PUSHED:

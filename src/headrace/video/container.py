@@ -66,6 +66,7 @@ class ContainerReader:
             raise
         self._packets = self._decoded = self._damaged = 0
         self._broken: str | None = None
+        self._until_s = 0.0
 
     def shots(self, start_s: float) -> Iterator[Shot]:
         """Yield the decoded pictures in presentation order; what cannot be decoded is left out with a warning.
@@ -119,12 +120,19 @@ class ContainerReader:
             if packet is None:
                 return
             self._packets += packet.size > 0
+            self._reached(packet)
             self._damaged += packet.is_corrupt
             try:
                 yield from packet.decode()
             except READ_ERRORS:
                 self._damaged += self._decoded > 0 or not self.facts.live
                 yield None
+
+    def _reached(self, packet: av.Packet) -> None:
+        """Note until when the picture of a packet is shown, counted like the times of pictures."""
+        begins, base = self._stream.start_time or 0, self._stream.time_base
+        if packet.size and packet.pts is not None and base is not None:
+            self._until_s = max(self._until_s, float((packet.pts + (packet.duration or 0) - begins) * base))
 
     def _seek(self, start_s: float) -> bool:
         stream, opening = self._stream, self._opening
@@ -145,11 +153,12 @@ class ContainerReader:
         self._container = _open_container(self._opening)
         self._stream = _video_stream(self._container, self._opening.name)
         self._packets = self._decoded = self._damaged = 0
-        self._broken = None
+        self._broken, self._until_s = None, 0.0
 
     def _report(self, timeline: Timeline, whole: bool) -> None:
         """Warn when the container held less than its header promised, or could not all be decoded."""
         name, until = self.facts.name, timeline.last_s
+        until = until if until is None else max(until, self._until_s)
         if not timeline.stamped and self._decoded > 1:
             self._warn(f"{name} carries no times; they were counted at {timeline.rate:g} frames per second")
         if self.facts.live:
@@ -237,8 +246,8 @@ def _duration(container: Any, stream: Any) -> float | None:
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     tag = _tagged_duration(stream)
-    if tag is not None:
-        return tag
+    if tag is not None:  # when its last picture ends; times here count from its first one
+        return max(0.0, tag - float((stream.start_time or 0) * (stream.time_base or 0)))
     return container.duration / 1e6 if container.duration and container.duration > 0 else None
 
 

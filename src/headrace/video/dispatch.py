@@ -11,10 +11,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
-from headrace.video.address import Address, camera, is_camera, network, scheme_of
+from headrace.video.address import Address, camera, is_camera, local_path, network, scheme_of
 from headrace.video.container import ContainerReader, Opening
 from headrace.video.errors import VideoError, cause
 from headrace.video.patience import within
@@ -35,6 +33,7 @@ def open(
     fps: float | None = None,
     start: float | None = None,
     end: float | None = None,
+    after: float | None = None,
     realtime: bool = False,
     live: bool | None = None,
     options: Mapping[str, str] | None = None,
@@ -55,6 +54,8 @@ def open(
             the frame on the screen, none twice); folders and arrays have no times and get theirs from it (default 1).
         start: First time wanted, in seconds. Files are decoded from the last keyframe before it.
         end: First time no longer wanted, in seconds.
+        after: Time of the last frame that was seen earlier, in seconds: where no ``start`` is given, a source that has
+            a beginning starts there. A live one does not, because its time begins anew whenever it is opened.
         realtime: Hold frames back until their presentation time, and treat the source as live.
         live: For addresses: True when frames do not wait for us. Default: always so for RTSP, RTMP, UDP and the
             like; for a web address unless its length is known, in seconds or bytes (a file, a closed HLS playlist).
@@ -102,6 +103,8 @@ def open(
         reader = ArrayReader(where, fps or 1.0)
     if isinstance(reader, PhotoReader | ArrayReader):  # their times came from fps already
         wanted = replace(wanted, fps=None)
+    if start is None and after is not None and not reader.facts.live:
+        wanted = replace(wanted, start_s=after)
     try:
         _check_start(reader, wanted)
         return VideoSource(reader, wanted, notes, stop, clock, wait)
@@ -136,7 +139,7 @@ def _where(source: Any, read_timeout_s: float) -> Any:
         return camera(source, sys.platform)
     scheme = scheme_of(source)
     if scheme == "file":
-        return Path(url2pathname(urlsplit(source).path))
+        return local_path(source)
     if scheme is not None:
         return network(source, read_timeout_s)
     if not source.strip():
@@ -177,12 +180,16 @@ def _open_path(path: Path, fps: float | None, options: dict[str, str], warn: War
         raise VideoError(f"cannot open {path}: the file is empty")
     if path.suffix.lower() in PHOTO_SUFFIXES:
         return open_photo(path, fps or 1.0, warn)
-    opening = Opening(os.fspath(path), os.fspath(path), options=options, live=False, again=path.is_file())
+    if not path.is_file():  # a named pipe: reads of our own end at Ctrl-C
+        return _open_stream(cast(BinaryIO, path.open("rb", buffering=0)), options, warn, name=os.fspath(path))
+    # FFmpeg would take what stands before a colon in a bare name for a protocol
+    opening = Opening(os.path.abspath(path), os.fspath(path), options=options, live=False)
     return ContainerReader(opening, warn)
 
 
-def _open_stream(stream: BinaryIO, options: dict[str, str], warn: Warn) -> Reader:
-    name = "standard input" if stream is getattr(sys.stdin, "buffer", None) else "the file object"
+def _open_stream(stream: BinaryIO, options: dict[str, str], warn: Warn, name: str = "the file object") -> Reader:
+    if stream is getattr(sys.stdin, "buffer", None):
+        name = "standard input"
     isatty = getattr(stream, "isatty", None)
     if isatty is not None and isatty():
         raise VideoError(f"cannot open {name}: nothing is piped into it")
@@ -209,6 +216,8 @@ def _open_world(text: str) -> Reader:
 
 def _check_start(reader: Reader, wanted: Wanted) -> None:
     facts = reader.facts
+    if isinstance(reader, ContainerReader):  # a header may promise less than there is
+        return
     if facts.duration_s is None or facts.live or wanted.start_s is None:
         return
     end = facts.begins_s + facts.duration_s

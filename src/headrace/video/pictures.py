@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,8 @@ from headrace.video.shots import Facts, Shot, Warn
 #: Suffixes that are read as photos.
 PHOTO_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 
+_MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # of a photo that Pillow reads; from half of it on it warns
+
 
 def load_photo(path: Path) -> Tensor:
     """Read one photo as uint8 (height, width, 3) RGB, turned as its EXIF orientation says.
@@ -27,12 +30,17 @@ def load_photo(path: Path) -> Tensor:
         VideoError: The file is not a picture, or is damaged.
     """
     try:
-        with Image.open(path) as photo:
+        with (
+            warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
+            Image.open(path) as photo,
+        ):
             upright = ImageOps.exif_transpose(photo)
             if upright.mode.startswith("I;16"):  # Pillow clips 16-bit grey at 255 instead of scaling it
                 upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
             return torch.from_numpy(np.array(upright.convert("RGB")))
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
+    except Image.DecompressionBombError as problem:
+        raise VideoError(f"cannot read {path}: it has more than {_MOST_PIXELS // 10**6} million pixels") from problem
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as problem:
         why = "damaged" if not isinstance(problem, UnidentifiedImageError) else "not a picture"
         raise VideoError(f"cannot read {path}: the file is {why}; a png, jpeg, webp or bmp is expected") from problem
 

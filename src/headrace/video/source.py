@@ -80,6 +80,7 @@ class VideoSource:
     Attributes:
         name: What the source is called in messages; without password.
         live: True when frames do not wait: cameras, streams without a length, and everything with ``realtime``.
+        restarts: True when its time begins anew whenever it is opened: cameras, and streams without a length.
         fps: Nominal frames per second handed out, or None when unknown.
         duration_s: Length of the whole source in seconds, or None when endless or unknown.
         num_frames: How many frames will be handed out, an estimate for progress bars, or None.
@@ -108,6 +109,7 @@ class VideoSource:
         """
         facts = reader.facts
         self.name, self.duration_s = facts.name, facts.duration_s
+        self.restarts = facts.live
         self.live = facts.live or wanted.realtime
         self.fps = _nominal(facts.fps, wanted.fps)
         self.num_frames = _estimate(facts, wanted, self.fps)
@@ -181,7 +183,8 @@ class VideoSource:
         start, end = self._wanted.start_s, self._wanted.end_s
         if self.warnings or (start is None and end is None):
             return f"no frame of {self.name} could be read: {self.warnings[-1] if self.warnings else 'it is empty'}"
-        until = "its end" if end is None else f"end={end:g} s"
+        length = "" if self.duration_s is None else f" ({self.duration_s:.2f} s by its header)"
+        until = f"its end{length}" if end is None else f"end={end:g} s"
         return f"{self.name} has no frame between start={start or 0:g} s and {until}"
 
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import tempfile
 import urllib.request
+from base64 import b64encode
 from collections.abc import Callable
+from http.client import HTTPException
 from typing import BinaryIO, cast
 from urllib.error import URLError
+from urllib.parse import unquote_to_bytes, urlsplit, urlunsplit
 
 from headrace.video.errors import VideoError
 from headrace.video.shots import Warn
@@ -80,7 +83,7 @@ def fetched(address: str, name: str, timeout_s: float, warn: Warn) -> BinaryIO |
     if not path.startswith(("http://", "https://")) or not path.endswith(_INDEXED):
         return None
     try:
-        request = urllib.request.Request(address, headers={"Range": "bytes=0-"})
+        request = _request(address)
         with urllib.request.urlopen(request, timeout=timeout_s) as answer:
             if answer.status == 206:
                 return None
@@ -91,7 +94,17 @@ def fetched(address: str, name: str, timeout_s: float, warn: Warn) -> BinaryIO |
                 f"{name}: its index comes last and the server knows no ranges, so it is fetched whole before it starts"
             )
             return spooled(head, answer.read)
-    except URLError:
+    except (URLError, HTTPException, UnicodeError):
         return None
     except OSError as problem:
         raise VideoError(f"cannot open {name}: the connection broke off ({problem})") from problem
+
+
+def _request(address: str) -> urllib.request.Request:
+    """Ask for all of a web address, by the user it names, if it names one."""
+    scheme, place, *rest = urlsplit(address)
+    user, at, host = place.rpartition("@")
+    headers = {"Range": "bytes=0-"}
+    if at:
+        headers["Authorization"] = "Basic " + b64encode(unquote_to_bytes(user)).decode()
+    return urllib.request.Request(urlunsplit((scheme, host, *rest)), headers=headers)
