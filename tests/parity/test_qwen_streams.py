@@ -11,7 +11,7 @@ import torch
 from headrace import registry
 from headrace.backbones import plain
 from headrace.cache import asking, recall
-from headrace.engine import Engine, MemoryBudgetError
+from headrace.engine import Engine, Governor, MemoryBudgetError
 from headrace.engine.state import same
 from headrace.ops.rope import cos_sin
 from headrace.types import Clip, Cursor, Frame, Kind, View
@@ -321,3 +321,20 @@ def test_what_rekv_looks_up_of_a_long_clip_stands_close_together(told, monkeypat
         seconds, rows = past[0, first::6], past[1, first::6]
         assert (seconds - seconds[0]).tolist() == [0, 1, 2, 3]
         assert rows.unique().tolist() == [int(seconds[0])]
+
+
+@QWEN
+def test_a_governor_counts_in_the_grid_that_the_first_frame_fixes(family):
+    engine, shown = kin(family).engine, spaced(12, 1.0)
+    stream = engine.open("recent:2+uniform:6")
+    governor = Governor(stream, target_ms=1e-6, max_skip=0)
+    for frame in shown[:2]:
+        governor.push(frame)
+    known = Governor(streamed(engine.open("recent:2+uniform:6"), shown[:2]), target_ms=1e-6, max_skip=0)
+    assert [x.values for x in governor._settings] == [x.values for x in known._settings]
+    assert governor.can_turn
+    for frame in shown[2:]:
+        governor.push(frame)
+    assert governor.summary()["changes"] > 0
+    governor.close()
+    assert stream.pipeline.compressor.keep == 6

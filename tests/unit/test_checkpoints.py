@@ -425,3 +425,18 @@ def test_two_folders_may_be_kept_up_to_date(tmp_path):
         a.wait()
         assert (a.num_saved, b.num_saved) == (5, 5)
     assert [resume(tmp_path / name).num_frames for name in "ab"] == [5, 5]
+
+
+def test_a_folder_stays_where_it_was_named_and_many_are_not_held_on_to(tmp_path, monkeypatch):
+    stream = opened("recent:4", num=2)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    stream.save("porch")
+    monkeypatch.chdir(tmp_path / "b")
+    pushed(stream, 1).save(tmp_path / "a" / "porch")
+    assert list((tmp_path / "b").iterdir()) == []
+    assert resume(tmp_path / "a" / "porch").num_frames == 3
+    for number in range(20):
+        stream.save(tmp_path / str(number))
+    assert len(stream._keeping._folders) == 1

@@ -15,7 +15,7 @@ from headrace.engine import Engine, Pipeline, Stream
 from headrace.engine.folder import checksum_of
 from headrace.engine.state import same
 from headrace.types import Decision, Event, Observation
-from parity.models import frames, tiny
+from parity.models import QUESTION, frames, tiny
 
 PIPELINES = [
     "full",
@@ -372,3 +372,31 @@ def test_what_cannot_be_watched():
     for call in (lambda: stream.watch("w1"), lambda: stream.unwatch(1)):
         with pytest.raises(ValueError, match="closed"):
             call()
+
+
+@pytest.mark.parametrize("how", ["goes on", "is resumed", "is forked"])
+def test_what_was_said_before_the_next_frame_is_heard_with_it(how, tmp_path):
+    """A remembered question takes a frame in that waits for its step; its event waits for the next push."""
+    engine = tiny(seed=1).engine
+    stream = engine.open("full+eos_threshold:1.0", chunk_frames=2)
+    stream.watch("w1", max_tokens=1)
+    shown = frames(4)
+    assert stream.push(shown[0]) == []
+    stream.ask(QUESTION, remember=True, max_tokens=1)
+    if how == "is resumed":
+        stream.save(tmp_path)
+        stream = engine.resume(tmp_path)
+    stream = stream.fork() if how == "is forked" else stream
+    heard = [stream.push(frame) for frame in shown[1:]]
+    assert [[event.time_s for event in events] for events in heard] == [[0.0], [2.0], []]
+    assert heard[0][0].instruction == "w1"
+
+
+def test_what_was_handed_out_is_not_said_again_after_a_crash(tmp_path):
+    engine = tiny(seed=1).engine
+    stream = engine.open("full+eos_threshold:1.0")
+    stream.watch("w1", max_tokens=1)
+    kept, shown = stream.checkpoint(tmp_path, every_s=0), frames(2)
+    assert len(stream.push(shown[0])) == 1
+    kept.wait()
+    assert len(engine.resume(tmp_path).push(shown[1])) == 1

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -252,6 +254,27 @@ def test_a_picture_that_is_held_is_no_missing_end(tmp_path):
     assert (s.duration_s, s.warnings) == (pytest.approx(6.5), [])
 
 
+HALF = [f"{codec}-{suffix}" for codec in ("libx264", "mpeg4") for suffix in ("mp4", "mkv")]
+
+
+@pytest.mark.parametrize("kind", HALF)
+def test_a_second_half_that_does_not_decode_is_missing(tmp_path, kind):
+    codec, suffix = kind.split("-")
+    clip = make_clip(tmp_path / f"c.{suffix}", every(80, 50), codec=codec)
+    with av.open(str(clip)) as c:
+        packets = [(p.pos, p.size) for p in c.demux(video=0) if p.size]
+    data = bytearray(clip.read_bytes())
+    for at, size in packets[25:]:
+        data[at : at + size] = bytes(size)
+    clip.write_bytes(data)
+    with video.open(clip) as s:
+        last = list(s)[-1].time_s
+    assert last < 2.1
+    (line,) = s.warnings
+    assert "is cut short or damaged" in line
+    assert float(re.search(r"up to ([0-9.]+) s of", line)[1]) < 2.2
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
 def test_a_video_that_begins_late_is_whole(tmp_path, suffix):
     clip = make_clip(tmp_path / f"c.{suffix}", every(40, 50, first_ms=3000))
@@ -280,6 +303,19 @@ def test_a_named_pipe_is_read_as_a_pipe_is(tmp_path, suffix):
         with video.open(pipe, fps=5) as s:
             assert [number_of(f.image) for f in s] == [0, 5, 10, 15, 20, 25]
         assert s.name == str(pipe)
+
+
+def test_a_pipe_ends_with_its_source_and_what_cannot_be_read_is_one_clear_line(tmp_path):
+    clip, pipe = make_clip(tmp_path / "c.mkv", every(40, 50)), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["sh", "-c", f"while cat {clip}; do :; done > {pipe}"], stderr=subprocess.DEVNULL) as writer:
+        with video.open(pipe) as s:
+            next(s)
+        writer.wait(10)  # it was told that nobody reads
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        with pytest.raises(video.VideoError, match=r"cannot open .*socket"):
+            video.open(tmp_path / "socket")
 
 
 def test_a_source_is_gone_on_with_where_it_has_a_beginning(tmp_path):

@@ -358,3 +358,26 @@ def test_a_live_stream_that_is_gone_on_with_begins_anew(server, tmp_path):
     with video.open(f"{server.url}/live", after=0.4, options=EAGER, reconnect=video.Reconnect(tries=0)) as s:
         assert s.restarts
         assert numbers(s) == list(range(20))
+
+
+def test_whom_an_address_is_redirected_to_learns_no_password(server, tmp_path):
+    data, seen = make_clip(tmp_path / "c.mp4", every(40, 10)).read_bytes(), []
+
+    def elsewhere(handler):
+        seen.append(handler.headers.get("Authorization"))
+        handler.send_response(302)
+        handler.send_header("Location", f"http://localhost:{server.server_port}/other.mp4")
+        handler.end_headers()
+
+    def whole(handler):
+        seen.append(handler.headers.get("Authorization"))
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data)
+
+    server.special |= {"/c.mp4": elsewhere, "/other.mp4": whole}
+    with video.open(f"{server.url.replace('//', '//me:pw@')}/c.mp4") as s:
+        assert len(list(s)) == 10
+    assert seen[0] is not None
+    assert seen[1] is None

@@ -42,6 +42,18 @@ def test_sample_equals_the_naive_twin(times_s, fps):
     assert [shots.index(s) for s in sample(shots, fps)] == on_screen(times_s, fps)
 
 
+@given(times, rates, st.data())
+def test_sampling_goes_on_where_it_stopped(times_s, fps, data):
+    """From any shot that was chosen on; which instants there are does not depend on where one begins to look."""
+    times_s = sorted({0.0, *times_s})  # of shots at one time any may be seen
+    shots = shots_at(times_s)
+    whole = list(sample(shots, fps))
+    at = data.draw(st.integers(0, len(whole) - 1))
+    rest = window(shots, whole[at].time_s, None)
+    again = [s for s in sample(rest, fps, times_s[0]) if s.time_s > whole[at].time_s]
+    assert again == whole[at + 1 :]
+
+
 @given(times, rates, st.sets(st.integers(0, 39)))
 def test_a_gap_is_never_lost_between_two_chosen_frames(times_s, fps, gaps):
     shots = shots_at(times_s, gaps)

@@ -184,3 +184,27 @@ def test_the_window_holds_what_frames_may_see():
         if i > 8:
             assert state.window.num_rows(0) <= 3 * 2 * 3
             assert len(state.marks[0].rows) + state.window.num_rows(0) // 3 == i
+
+
+def test_where_timestamps_see_everything_they_see_it_once():
+    """Also where a long turn has pushed a part of a frame out of the window."""
+    model, method = spec(windows=(None,)), VideoXL2(block=1, previous=0, timestamps="published")
+    state = method.init(model)
+    for i, segment in enumerate(units(6, [T, V, V, V, V, V])):
+        if i == 4:
+            turn, _ = turn_of(4, method._most_near(model) - 5, Cursor(next=500), 1, model.dtype)
+            context = method.read(state, model, query=True)
+            drive(Decoder(model), turn, context)
+            state = method.write(state, context.finish())
+            assert any(x.first_row < state.window.table.first < x.stop_row for x in state.shelf.blocks)
+        context = method.read(state, model, query=False)
+        context.begin(segment)
+        number = torch.arange(len(segment))
+        parts = context._seen(0, torch.zeros(model.heads, len(segment), model.head_dim), number)
+        for row in range(len(segment)):
+            seen = [p.rows if p.group.mask is None else p.rows[p.group.mask[row]] for p in parts]
+            rows = torch.cat([torch.empty(0, dtype=torch.int64), *seen])
+            assert len(rows.unique()) == len(rows)
+        context = method.read(state, model, query=False)
+        drive(Decoder(model), segment, context)
+        state = method.write(state, context.finish())

@@ -55,12 +55,14 @@ class Governing:
                 out.line(f"  {choice.time_s:7.2f} s  governor: {choice.setting} ({choice.why})", style="dim")
 
         with Governor(stream, target_ms=target_ms, noted=note) as governor:
-            if not governor.can_turn:
-                out.note(
-                    "no method of this pipeline can be turned down, so frames can only be skipped; what can is for"
-                    " example --pipeline stc_cacher:1.0+uniform:1.0"
-                )
+            lacks = "no method of this pipeline can be turned down, so frames can only be skipped; what can is for"
+            lacks += " example --pipeline stc_cacher:1.0+uniform:1.0"
+            some = any(method.effort for method in stream.pipeline.methods().values())  # how far, frames may tell
+            if not some:
+                out.note(lacks)
             yield governor
+            if some and not governor.can_turn:
+                out.note(lacks)
         out.object("governed", **governor.summary())
         out.line(summary_line(governor.summary()), style="dim")
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from weakref import WeakValueDictionary
 
 from headrace.engine.folder import Folder, SavedStreamError, Snapshot
 
@@ -137,14 +138,18 @@ class Keeping:
     """
 
     def __init__(self, folder: Folder | None = None) -> None:
-        self._folders = {} if folder is None else {folder.path.resolve(): folder}
+        self._folders: WeakValueDictionary[Path, Folder] = WeakValueDictionary()
+        self._last = folder  # it knows what it holds; others are known as long as somebody writes to them
+        if folder is not None:
+            self._folders[folder.path.resolve()] = folder
         self._running: list[Checkpointer] = []
         self._lock = threading.Lock()
 
     def folder(self, path: str | Path) -> Folder:
         """The folder at a path, made when it is first written to."""
         with self._lock:
-            return self._folders.setdefault(Path(path).resolve(), Folder(Path(path)))
+            self._last = self._folders.setdefault(Path(path).resolve(), Folder(Path(path).absolute()))
+            return self._last
 
     def begin(self, checkpointer: Checkpointer) -> Checkpointer:
         """Ask a checkpointer after every step from now on, until it is closed or another one has its folder."""

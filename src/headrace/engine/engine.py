@@ -96,7 +96,7 @@ class Engine:
             ValueError: The budget or the folder is wrong.
         """
         budget_bytes = _bytes(memory_mb)
-        known = Folder(Path(folder))
+        known = Folder(Path(folder).absolute())
         pipeline, state = saving.load(known.path, lambda view: self.looking(view).spec, into=known)
         stream = Stream(self, pipeline, budget_bytes=budget_bytes, state=state, folder=known)
         _house(stream, disk, disk_mb)

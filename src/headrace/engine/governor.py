@@ -82,19 +82,13 @@ class Governor:
             raise ValueError(f"target_ms: must be above 0 milliseconds, not {target_ms}")
         if max_skip < 0:
             raise ValueError(f"max_skip: must be 0 frames or more, not {max_skip}")
-        pipeline, spec = stream.pipeline, stream.spec
         self.stream, self.target_ms, self.max_skip = stream, target_ms, max_skip
         self.chose: deque[Choice] = deque(maxlen=1000)
         self.skipped = 0
         self.report: Report | None = None
-        turned = {group: dials.notches(pipeline, spec, group) for group in (dials.VISION, dials.DECODER)}
-        self._settings = dials.settings(pipeline, turned[dials.VISION], turned[dials.DECODER])
-        self._encoders = dials.encoders(pipeline, turned[dials.VISION])
-        self._shares = [Shares() for _ in self._encoders]
-        self._curves = {group: Curve([notch.work for notch in found]) for group, found in turned.items()}
-        self._curves[REST] = Curve([1.0])
-        self._num_decoder = len(turned[dials.DECODER])
-        self._step_frames = math.ceil(pipeline.chunk_frames / spec.frames_per_step) * spec.frames_per_step
+        self._pipeline, unit = stream.pipeline, stream.spec.frames_per_step
+        self._look()
+        self._step_frames = math.ceil(stream.pipeline.chunk_frames / unit) * unit
         self._threads = Threads() if threads else None
         self._clock, self._noted, self._lock = clock, noted, threading.Lock()
         self._now, self._steps, self._caution = 0, 0, 1.0
@@ -113,9 +107,20 @@ class Governor:
         self._lately: deque[float] = deque(maxlen=LOOK_STEPS)
         self._reached: deque[float] = deque(maxlen=TAIL_SAMPLES)
 
+    def _look(self) -> None:
+        """See what there is to turn; the first frame may fix the grid, in whose tokens budgets are counted."""
+        pipeline, self._spec = self._pipeline, self.stream.spec
+        turned = {group: dials.notches(pipeline, self._spec, group) for group in (dials.VISION, dials.DECODER)}
+        self._settings = dials.settings(pipeline, turned[dials.VISION], turned[dials.DECODER])
+        self._encoders = dials.encoders(pipeline, turned[dials.VISION])
+        self._shares = [Shares() for _ in self._encoders]
+        self._curves = {group: Curve([notch.work for notch in found]) for group, found in turned.items()}
+        self._curves[REST] = Curve([1.0])
+        self._num_decoder = len(turned[dials.DECODER])
+
     @property
     def can_turn(self) -> bool:
-        """False where no method of the pipeline has a field to turn: then frames can only be skipped."""
+        """False where, from the first frame on, no method has a field to turn: then frames can only be skipped."""
         return len(self._settings) > 1
 
     @property
@@ -148,6 +153,8 @@ class Governor:
             if steps:
                 self._tune(setting)
             events = self.stream.push(frame if not self._gap else replace(frame, gap=True))
+            if self.stream.spec is not self._spec and not self._steps:
+                self._look()
             ended = self._clock()
             took_ms = 1000 * (ended - start)
             self.report, self._in_a_row, self._gap = self.stream.report, 0, False

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from headrace.cache import Written
-from headrace.types import Cursor, Frame, ModelSpec, View
+from headrace.types import Cursor, Event, Frame, ModelSpec, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,7 @@ class StreamState:
         watching: Standing instructions, oldest first.
         num_watches: Standing instructions given so far, those taken back included.
         view: How the stream looks through the model.
+        unheard: What the stream has said since the last push.
     """
 
     encoder: Any
@@ -67,6 +68,7 @@ class StreamState:
     watching: tuple[Standing, ...] = ()
     num_watches: int = 0
     view: View = field(default_factory=View)
+    unheard: tuple[Event, ...] = ()
 
 
 def fork(value: Any) -> Any:

@@ -70,7 +70,6 @@ class Stream:
                 "this speaker reads the decoder's rows, and a token memory runs the decoder only when asked"
             )
         check_bound(pipeline, self.spec, budget_bytes)
-        self._unheard: list[Event] = []
         self._observer: Callable[[Sight, Report], None] | None = None
         self._keeping = Keeping(folder)
         self._disk: Disk | None = None
@@ -129,7 +128,9 @@ class Stream:
                 self._state, self.report = replace(seen, pending=pending), None
                 return self._heard()
             self._step(replace(seen, pending=()), pending)
-            return self._heard()
+            events = self._heard()
+            self._keeping.tick()
+            return events
 
     def _settled(self, frame: Frame) -> StreamState:
         """The state with the size of all frames fixed by the first one: begun again, knowing it."""
@@ -143,8 +144,8 @@ class Stream:
 
     def _heard(self) -> list[Event]:
         """Hand out what the stream has said since the last push."""
-        events, self._unheard = self._unheard, []
-        return events
+        events, self._state = self._state.unheard, replace(self._state, unheard=())
+        return list(events)
 
     def _step(self, state: StreamState, frames: Sequence[Frame]) -> None:
         """Run a step and put its result in place: the only line that replaces what the stream has seen."""
@@ -152,11 +153,10 @@ class Stream:
             self.pipeline, self._backbone, state, frames, budget_bytes=self._budget_bytes
         )
         after, report, events = listen(self.pipeline, self._backbone, after, sight, report)
-        self._state, self.report = after, report
-        self._unheard += events
+        self._state, self.report = replace(after, unheard=(*after.unheard, *events)), report
         if decision.speak:
-            self._unheard.append(Event(report.time_s, decision, self.ask(Query(decision.prompt))))
-        self._keeping.tick()
+            spoke = Event(report.time_s, decision, self.ask(Query(decision.prompt)))
+            self._state = replace(self._state, unheard=(*self._state.unheard, spoke))
         if self._observer is not None:
             self._observer(sight, report)
 
@@ -225,6 +225,7 @@ class Stream:
                 check_budget(self.pipeline, self.spec, self._state.memory, most, self._budget_bytes)
                 if pending:
                     self._step(replace(self._state, pending=()), pending)
+                    self._keeping.tick()
             state, memory = self._state, self.pipeline.memory
             check_told(memory, query.frames)
             waits = bool(state.pending) and memory.digests  # and so is opened anew, when it has seen those

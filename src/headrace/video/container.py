@@ -36,6 +36,7 @@ class Opening:
         timeouts: (open, read) time-outs in seconds, or None for sources that do not hang.
         live: True or False where known beforehand; None lets the length decide.
         again: Whether the target can be opened a second time and seeked in (not a pipe).
+        closes: What is closed with the container, beside the target.
     """
 
     target: Any
@@ -45,6 +46,7 @@ class Opening:
     timeouts: tuple[float, float] | None = None
     live: bool | None = None
     again: bool = True
+    closes: Any = None
 
 
 class ContainerReader:
@@ -91,8 +93,10 @@ class ContainerReader:
         self._report(timeline, whole=start_s <= 0)
 
     def close(self) -> None:
-        """Close the container."""
+        """Close the container, and what goes with it."""
         self._container.close()
+        if self._opening.closes is not None:
+            self._opening.closes.close()
 
     def _shots(self, timeline: Timeline) -> Iterator[Shot]:
         gap = False
@@ -103,6 +107,7 @@ class ContainerReader:
             self._decoded += 1
             self._damaged += bool(picture.is_corrupt)
             time_s, jumped = timeline.place(picture.pts)
+            self._until_s = time_s + float((picture.duration or 0) * (picture.time_base or 0))
             yield Shot(time_s, partial(to_rgb, picture), gap or jumped)
             gap = False
 
@@ -120,19 +125,12 @@ class ContainerReader:
             if packet is None:
                 return
             self._packets += packet.size > 0
-            self._reached(packet)
             self._damaged += packet.is_corrupt
             try:
                 yield from packet.decode()
             except READ_ERRORS:
                 self._damaged += self._decoded > 0 or not self.facts.live
                 yield None
-
-    def _reached(self, packet: av.Packet) -> None:
-        """Note until when the picture of a packet is shown, counted like the times of pictures."""
-        begins, base = self._stream.start_time or 0, self._stream.time_base
-        if packet.size and packet.pts is not None and base is not None:
-            self._until_s = max(self._until_s, float((packet.pts + (packet.duration or 0) - begins) * base))
 
     def _seek(self, start_s: float) -> bool:
         stream, opening = self._stream, self._opening

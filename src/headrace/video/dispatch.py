@@ -104,7 +104,7 @@ def open(
     if isinstance(reader, PhotoReader | ArrayReader):  # their times came from fps already
         wanted = replace(wanted, fps=None)
     if start is None and after is not None and not reader.facts.live:
-        wanted = replace(wanted, start_s=after)
+        wanted = replace(wanted, start_s=after, begins_s=reader.facts.begins_s)
     try:
         _check_start(reader, wanted)
         return VideoSource(reader, wanted, notes, stop, clock, wait)
@@ -181,13 +181,27 @@ def _open_path(path: Path, fps: float | None, options: dict[str, str], warn: War
     if path.suffix.lower() in PHOTO_SUFFIXES:
         return open_photo(path, fps or 1.0, warn)
     if not path.is_file():  # a named pipe: reads of our own end at Ctrl-C
-        return _open_stream(cast(BinaryIO, path.open("rb", buffering=0)), options, warn, name=os.fspath(path))
+        return _open_pipe(path, options, warn)
     # FFmpeg would take what stands before a colon in a bare name for a protocol
     opening = Opening(os.path.abspath(path), os.fspath(path), options=options, live=False)
     return ContainerReader(opening, warn)
 
 
-def _open_stream(stream: BinaryIO, options: dict[str, str], warn: Warn, name: str = "the file object") -> Reader:
+def _open_pipe(path: Path, options: dict[str, str], warn: Warn) -> Reader:
+    try:
+        pipe = path.open("rb", buffering=0)
+    except OSError as problem:
+        raise VideoError(f"cannot open {path}: {cause(problem)}") from problem
+    try:
+        return _open_stream(cast(BinaryIO, pipe), options, warn, name=os.fspath(path), closes=pipe)
+    except BaseException:
+        pipe.close()
+        raise
+
+
+def _open_stream(
+    stream: BinaryIO, options: dict[str, str], warn: Warn, *, name: str = "the file object", closes: Any = None
+) -> Reader:
     if stream is getattr(sys.stdin, "buffer", None):
         name = "standard input"
     isatty = getattr(stream, "isatty", None)
@@ -202,7 +216,7 @@ def _open_stream(stream: BinaryIO, options: dict[str, str], warn: Warn, name: st
         else:
             piped.put_back(head)
             target = cast(BinaryIO, piped)
-    return ContainerReader(Opening(target, name, options=options, live=False, again=again), warn)
+    return ContainerReader(Opening(target, name, options=options, live=False, again=again, closes=closes), warn)
 
 
 def _open_world(text: str) -> Reader:

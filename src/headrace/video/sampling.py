@@ -31,18 +31,19 @@ def window(shots: Iterable[Shot], start_s: float | None, end_s: float | None) ->
             yield shot
 
 
-def sample(shots: Iterable[Shot], fps: float | None) -> Iterator[Shot]:
+def sample(shots: Iterable[Shot], fps: float | None, begins_s: float | None = None) -> Iterator[Shot]:
     """Pick, for every sampling instant, the shot that is on the screen at that instant.
 
-    The instants are ``t_k = t_0 + k / fps``, with ``t_0`` the time of the first shot. The shot on the screen at
-    ``t_k`` is the last one with ``time_s <= t_k + slack``, where the slack is 1 ms or a quarter of the sampling
-    interval, whichever is less. A shot that is on the screen for several instants comes out once, with its own
+    The instants are ``t_k = t_0 + k / fps``, with ``t_0`` the time of the first shot, or ``begins_s``. The shot on
+    the screen at ``t_k`` is the last one with ``time_s <= t_k + slack``, where the slack is 1 ms or a quarter of the
+    sampling interval, whichever is less. A shot that is on the screen for several instants comes out once, with its own
     time: nothing is repeated, so asking for more than the source has gives every shot once. The last shot counts as
     on the screen for as long as the one before it (less two slacks: both times may be rounded).
 
     Args:
         shots: Shots in order of time.
         fps: Instants per second, > 0; None hands every shot through.
+        begins_s: From when instants count, where the shots are the rest of what was sampled before; seconds.
 
     Yields:
         The chosen shots in order. A shot is known to be chosen when the next one arrives. A gap before a shot that
@@ -56,7 +57,8 @@ def sample(shots: Iterable[Shot], fps: float | None) -> Iterator[Shot]:
     origin, until, instant, waiting = 0.0, 0.0, 0, False
     for shot in shots:
         if shown is None:
-            origin = shot.time_s
+            origin = shot.time_s if begins_s is None else begins_s
+            instant = _first_instant(origin, fps, shot.time_s - slack)
         else:
             upcoming = max(instant, _first_instant(origin, fps, shot.time_s - slack))
             if upcoming > instant and waiting:

@@ -26,6 +26,7 @@ class Wanted:
     Attributes:
         fps: Sampling instants per second, or None for every frame.
         start_s: First time wanted in seconds, or None.
+        begins_s: From when sampling instants count, in seconds; None: from the first frame.
         end_s: First time not wanted in seconds, or None.
         realtime: Hold frames back until their presentation time.
         queue_frames: Room for frames that wait while the consumer is busy; live sources only.
@@ -33,6 +34,7 @@ class Wanted:
 
     fps: float | None = None
     start_s: float | None = None
+    begins_s: float | None = None
     end_s: float | None = None
     realtime: bool = False
     queue_frames: int = 16
@@ -118,7 +120,8 @@ class VideoSource:
         self._reader, self._wanted, self._stop = reader, wanted, stop
         self._count, self._ended = 0, False
         self._reading = threading.Lock()
-        shots = sample(window(reader.shots(wanted.start_s or 0.0), wanted.start_s, wanted.end_s), wanted.fps)
+        shots = window(reader.shots(wanted.start_s or 0.0), wanted.start_s, wanted.end_s)
+        shots = sample(shots, wanted.fps, wanted.begins_s)
         if wanted.realtime and not facts.live:
             shots = pace(shots, clock, wait)
         self._frames = _develop(shots)

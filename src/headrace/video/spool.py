@@ -104,7 +104,7 @@ def _request(address: str) -> urllib.request.Request:
     """Ask for all of a web address, by the user it names, if it names one."""
     scheme, place, *rest = urlsplit(address)
     user, at, host = place.rpartition("@")
-    headers = {"Range": "bytes=0-"}
-    if at:
-        headers["Authorization"] = "Basic " + b64encode(unquote_to_bytes(user)).decode()
-    return urllib.request.Request(urlunsplit((scheme, host, *rest)), headers=headers)
+    request = urllib.request.Request(urlunsplit((scheme, host, *rest)), headers={"Range": "bytes=0-"})
+    if at:  # not for whoever it is redirected to
+        request.add_unredirected_header("Authorization", "Basic " + b64encode(unquote_to_bytes(user)).decode())
+    return request

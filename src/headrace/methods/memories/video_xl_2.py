@@ -134,7 +134,7 @@ class BilevelContext(AskContext):
             if block.first_row >= window.first:
                 break
             keys, values, rows, ids, kind = _parts(block, layer)
-            at = kind != Kind.MARKER
+            at = (kind != Kind.MARKER) & (rows < window.first)
             place = rows.expand(self._spec.position_rows, -1) if self._positions == "repack" else ids
             cos, sin = cos_sin(self._spec.rope, place[:, at], dtype=self._spec.dtype, device=self._spec.device)
             mask = self._masked(layer, rows[at], torch.zeros(int(at.sum()), dtype=torch.bool), number)
