@@ -50,11 +50,11 @@ format: $(READY) ## Sort imports, fix what ruff can fix, format
 
 bench: $(READY) ## Measure overhead, latency and accuracy; rebuild the tables of the README and the picture
 	@mkdir -p runs/bench
-	@$(BIN)/headrace bench overhead --save docs/results/overhead.json --readme README.md
-	@$(BIN)/headrace bench latency --save runs/bench/latency.json --readme README.md
-	@$(BIN)/headrace bench accuracy --save runs/bench/accuracy.jsonl --readme README.md \
+	@$(BIN)/headrace --threads 1 bench overhead --save docs/results/overhead.json --readme README.md
+	@$(BIN)/headrace --threads 1 bench latency --save runs/bench/latency.json --readme README.md
+	@$(BIN)/headrace --threads 1 bench accuracy --save runs/bench/accuracy.jsonl --readme README.md \
 		--picture docs/results/accuracy-time.png
-	@$(BIN)/headrace bench budgets --save runs/bench/budgets.jsonl --readme README.md \
+	@$(BIN)/headrace --threads 1 bench budgets --seeds 3 --seconds 30 --save runs/bench/budgets.jsonl --readme README.md \
 		--picture docs/results/accuracy-tokens.png
 	@mv runs/bench/latency.json runs/bench/accuracy.jsonl runs/bench/budgets.jsonl docs/results/ # a stopped bench goes on, a finished one is done
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from transformers import GenerationConfig
 
+import headrace
 from headrace.backbones import FAMILIES, plain
 from headrace.types import Kind
 from parity.families import kin, write
@@ -119,3 +123,24 @@ def test_a_folder_save_pretrained_wrote_answers_through_the_command_line(family,
     (said,) = [line for line in objects(stdout) if line["event"] == "answer"]
     assert said["finish"] == "length"
     assert len(said["text"].split()) == 4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_checkpoints_repetition_penalty_is_generates(family, tmp_path):
+    """From its generation_config.json; a question may say otherwise."""
+    write(family, tmp_path)
+    model = kin(family)
+    config = GenerationConfig(repetition_penalty=1.7)
+    config.save_pretrained(tmp_path)
+    shown = frames(2)
+    stream = replace(model, engine=headrace.load(str(tmp_path), dtype="float32", device="cpu")).open()
+    for frame in shown:
+        stream.push(frame)
+    inputs = model.inputs((QUESTION, shown))
+    plainly = model.generate(inputs, 24)
+    punished = plain.generate(model.model, **inputs, max_tokens=24, repetition_penalty=1.7)
+    assert stream.spec.repetition_penalty == 1.7
+    assert list(stream.ask(QUESTION, max_tokens=24).tokens) == punished != plainly
+    assert list(stream.ask(QUESTION, max_tokens=24, repetition_penalty=1.0).tokens) == plainly
+    with pytest.raises(ValueError, match="repetition_penalty: must be above 0"):
+        stream.ask(QUESTION, repetition_penalty=0.0)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from headrace.bench.grid import POLICIES, SELECTORS, Grid
 from headrace.cli.filling import Estimate
 from headrace.cli.output import Output
+from headrace.engine import Pipeline
 from unit.test_cli import model, objects, run  # noqa: F401 model is a fixture
 
 
@@ -83,3 +84,14 @@ def test_the_estimate_is_what_it_comes_to(capsys: Any) -> None:
     said = capsys.readouterr().err
     assert said.count("minutes in all") == 1
     assert abs(int(said.split("about")[1].split()[0]) - now[0] / 60) <= 1
+
+
+def test_a_memory_may_have_settings():
+    grid = Grid(memory="streamingllm:520@memory.sinks=4", budgets=(0.3,), policies=("repack",))
+    names = grid.names
+    assert "streamingllm:520@memory.sinks=4" in names
+    assert "streamingllm:520+random:0.3@memory.sinks=4@memory.positions=repack" in names
+    for name in names:
+        if "oracle" not in name:
+            text, *settings = name.split("@")
+            assert Pipeline.parse(text, settings).memory.sinks == 4

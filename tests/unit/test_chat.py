@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tokenizers import AddedToken
 
 from headrace.backbones import plain
 from headrace.backbones.chat import read_chat
@@ -52,6 +53,17 @@ def test_the_first_question(name, text):
     chat = read_chat(tokenizer(ALL[name]), video="<video>")
     whole = chat.prefix + "<video>" + chat.question(text, answered=False)
     assert whole == render(ALL[name], user(text, clip=True))
+
+
+def test_control_tokens_that_were_added_are_control_tokens():
+    """A conversion adds them without listing them among the special ones."""
+    made = tokenizer(ALL["released"])
+    made.add_tokens([AddedToken("<image>", special=True), AddedToken("<row_1_col_1>", special=True), "plainword"])
+    chat = read_chat(made, video="<video>")
+    for token in ("<image>", "<row_1_col_1>", "<video>"):
+        with pytest.raises(ValueError, match=f"holds {token!r}, a control token"):
+            chat.question(f"what is {token}", answered=False)
+    assert "plainword" in chat.question("what is plainword", answered=False)
 
 
 @pytest.mark.parametrize("name", TRUE_TO_THE_ANSWER)

@@ -126,6 +126,9 @@ def test_text_is_shown_as_it_is_and_an_output_that_knows_few_characters_gets_oth
         (("ask", "world:7", "hi", "--at", "inf", "--at", "3"), "--at: must be 0 seconds or more, not inf"),
         (("bench", "accuracy", "--every", "0.1"), "every: must be at least 0.5 s, a frame, not 0.1"),
         (("ask", "file://clip.mp4", "hi"), "three slashes"),
+        (("world", "--seconds", "inf", "x.mp4"), "--seconds: must be above 0, not inf"),
+        (("world", "--seconds", "nan", "x.mp4"), "--seconds: must be above 0, not nan"),
+        (("bench", "agreement", "--seconds", "3.75", "--every", "3.75"), "hold no moment of asking"),
     ],
 )
 def test_wrong_input_names_what_is_wrong(args: tuple[str, ...], says: str) -> None:

@@ -242,3 +242,17 @@ def test_no_remote_code(folder):
     (folder / "evil.py").write_text("raise SystemExit('ran remote code')")
     edit(folder / "config.json", auto_map={"AutoConfig": "evil.Evil", "AutoModel": "evil.Evil"})
     assert answer(load(folder)) == answer(tiny(seed=1).engine)
+
+
+@pytest.mark.parametrize("name", ["chat_template.json", "processor_config.json"])
+def test_the_processors_chat_template_goes_before_the_tokenizers(folder, name):
+    """transformers 4.45 wrote it there, beside a tokenizer whose own knows text alone."""
+    own = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m['role'] + m['content'] }}{% endfor %}")
+    refused(folder, "chat template: cannot write a conversation about a video")
+    before = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
+    (folder / name).write_text(json.dumps({**before, "chat_template": own}))
+    assert answer(load(folder)) == answer(tiny(seed=1).engine)
+    (folder / "chat_template.json").write_text("[1]")
+    if name == "chat_template.json":
+        refused(folder, "chat_template.json cannot be used")

@@ -10,16 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import headrace
+from headrace.bench import machine as bench_machine
 from headrace.bench import recall
-from headrace.bench.machine import machine, place
 from headrace.bench.recall import NOW, Setting, majority_row, plan, run_seed
 from headrace.bench.recalled import Rows, recall_table, summarise
 from headrace.video.world import LEVELS, RareWorld, World, choices, render
 from headrace.video.world.look import RGB
 from headrace.video.world.sprite import COLOURS
+from headrace.video.world.view import place
 from unit.tiny import objects, run, save_tiny
 
-PLACE = place(machine(), "cpu")
+PLACE = bench_machine.place(bench_machine.machine(), "cpu")
 SHORT = Setting(ages=(0.1,))
 SETTING = Setting(ages=(0.1, 0.2), memory_mb=0.13)  # of the tiny model: 40 s
 
@@ -168,3 +169,15 @@ def test_the_command_goes_on_and_writes_its_table(model, tmp_path: Path):
     for wrong, word in ((("--ages", "x"), "--ages"), (("--ages", "5,1"), "ages"), (("--level", "no"), "level")):
         code, _, stderr = run("bench", "recall", "--model", model, *wrong)
         assert (code, word in stderr, stderr.count("\n")) == (2, True, 1)
+
+
+@pytest.mark.parametrize("level", sorted(LEVELS))
+def test_a_rare_thing_is_said_to_lie_where_it_is_seen(level):
+    """The whole time, whatever the camera does."""
+    for seed in range(6):
+        world = RareWorld(seed, LEVELS[level])
+        for moment in world.moments():
+            scene = world.scene(moment.start)
+            thing = next(sprite for sprite in scene.sprites if sprite.shape == moment.shape)
+            for tick in range(moment.start, moment.stop):
+                assert place(thing, tick, LEVELS[level].size, scene.camera(tick)) == moment.place

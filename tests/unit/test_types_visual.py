@@ -88,8 +88,10 @@ def test_merge(full: VisualTokens, data: st.DataObject):
     want.sort(key=lambda item: item[0])
     assert merged.slot.tolist() == [item[0] for item in want]
     torch.testing.assert_close(merged.features, torch.stack([item[1] for item in want]), atol=1e-5, rtol=0)
-    assert merged.weight.tolist() == [item[3] for item in want]
-    assert float(merged.weight.sum()) == float(old.sum())
+    assert (merged.weight is None) == (full.weight is None and len(want) == num), "None where all are 1"
+    new = torch.ones(len(merged)) if merged.weight is None else merged.weight
+    assert new.tolist() == [item[3] for item in want]
+    assert float(new.sum()) == float(old.sum())
     if full.deep is not None:
         torch.testing.assert_close(merged.deep, torch.stack([item[2] for item in want], 1), atol=1e-5, rtol=0)
     assert merged.features.dtype == full.features.dtype

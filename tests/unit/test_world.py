@@ -11,6 +11,7 @@ from headrace.video.world import LEVELS, World, frames, open_world, render
 from headrace.video.world.generator import Draw, fold, mix, noise
 from headrace.video.world.render import CORNERS, RGB, stencil
 from headrace.video.world.script import COLOURS, PANEL, SHAPES, bounce
+from headrace.video.world.sprite import Sprite
 
 GOLDEN = [
     (0, 0, "42b51f2df2f86161"),
@@ -183,3 +184,20 @@ def test_open_world_refuses_bad_text(text, word):
         open_world(text)
     assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@given(st.integers(0, 9), st.integers(3, 12), st.sampled_from([-3, -2, -1, 0, 1, 2, 3]), st.booleans())
+def test_a_heading_is_the_way_a_thing_goes_and_a_bounce_has_none(at: int, room: int, speed: int, across: bool):
+    """Also where the step that bounced is as long as a single pixel."""
+    low, high = 20, 20 + room
+    start = (low + at % (room + 1), low + at % (room + 1))
+    velocity = (speed, 0) if across else (0, speed)
+    kept = {"appears": 0, "changes": 99, "leaves": 99, "radius": 5, "low": low, "high": high}
+    thing = Sprite("cross", "red", "red", start=start, velocity=velocity, **kept)
+    axis = 0 if across else 1
+    names = ("left", "right") if across else ("up", "down")
+    for tick in range(1, 40):
+        step = thing.centre(tick)[axis] - thing.centre(tick - 1)[axis]
+        whole = abs(step) == abs(speed)
+        expected = "still" if not speed else names[step > 0] if whole else None
+        assert thing.heading(tick) == expected

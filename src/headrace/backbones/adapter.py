@@ -116,6 +116,7 @@ class Adapter:
             "dtype": weight.dtype,
             "device": weight.device,
             "stop_ids": _stop_ids(getattr(self._model, "generation_config", None), text, self.tokenizer),
+            "repetition_penalty": _penalty(getattr(self._model, "generation_config", None)),
             "prefix_rows": len(self._ids(self._prefix)),
             "fingerprint": fingerprint(self._model),
         }
@@ -276,6 +277,11 @@ def visual_rows(tokens: VisualTokens, ids: Tensor, *, advance: int, turn: int) -
         turn=turn,
         deep=tokens.deep,
     )
+
+
+def _penalty(generation: Any) -> float:
+    """What a checkpoint asks for, 1 where it asks for nothing."""
+    return float(getattr(generation, "repetition_penalty", None) or 1.0)
 
 
 def _stop_ids(generation: Any, text: Any, tokenizer: Any) -> tuple[int, ...]:

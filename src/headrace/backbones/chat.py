@@ -85,5 +85,6 @@ def read_chat(tokenizer: Any, *, video: str, template: str | None = None) -> Cha
         again = without.split(_ANSWER)[1].split(_SECOND)[0]
     except (ValueError, IndexError):
         raise ValueError(f"chat template: does not put {video!r} once before the question") from None
-    special = tuple(sorted(set(tokenizer.all_special_tokens) | {video}))
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    special = tuple(sorted({*tokenizer.all_special_tokens, *added, video}))
     return Chat(prefix=prefix, before=before, after=after, reopen=reopen, again=again, special=special)

@@ -84,9 +84,28 @@ class Checkpoint:
             ModelError: There is none.
         """
         try:
-            return AutoTokenizer.from_pretrained(self.name, **self.options())
+            tokenizer = AutoTokenizer.from_pretrained(self.name, **self.options())
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"model {self.name!r}: no usable tokenizer: {_first_line(error)}") from None
+        if (template := self._template()) is not None:
+            tokenizer.chat_template = template
+        return tokenizer
+
+    def _template(self) -> str | None:
+        """The chat template of the processor, None where it has none and the tokenizer's holds.
+
+        Raises:
+            ModelError: A file that holds it is damaged.
+        """
+        for name in ("processor_config.json", "chat_template.json"):  # in the order in which AutoProcessor looks
+            text = self.read(name)
+            try:
+                found = None if text is None else json.loads(text).get("chat_template")
+            except (ValueError, AttributeError) as error:
+                raise ModelError(f"model {self.name!r}: {name} cannot be used: {_first_line(error)}") from None
+            if isinstance(found, str):
+                return found
+        return None
 
     def weights(self, model_class: Any, *, dtype: torch.dtype, device: torch.device) -> Any:
         """Load the weights in ``dtype`` onto ``device``, ready to serve; the decoder's in int8 where that is asked for.

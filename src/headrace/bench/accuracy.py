@@ -80,7 +80,7 @@ class Setting:
                 raise ValueError(f"{name}: must be a number of seconds, not {getattr(self, name)}")
         if self.every_s < 1 / TICKS_PER_SECOND:
             raise ValueError(f"every: must be at least {1 / TICKS_PER_SECOND:g} s, a frame, not {self.every_s:g}")
-        if self.seconds < self.every_s:
+        if int(self.seconds * TICKS_PER_SECOND) < round(self.every_s * TICKS_PER_SECOND):
             raise ValueError(f"seconds: {self.seconds:g} s hold no moment of asking, one every {self.every_s:g} s")
         if self.watches < 0:
             raise ValueError(f"watches: must be 0 or more, not {self.watches}")

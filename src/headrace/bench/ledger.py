@@ -13,7 +13,7 @@ from headrace.bench.statistics import Accuracy, Outcome, accuracy, difference
 from headrace.video.world import ALL_KINDS, GROUPS
 from headrace.video.world.marking import Tally, total
 
-LAYOUT = 2  # what is asked and what a row holds; rows of another layout are passed over
+LAYOUT = 3  # what is asked and what a row holds; rows of another layout are passed over
 FORWARD = GROUPS[-1]
 
 

@@ -69,6 +69,7 @@ def ask(
     max_tokens: options.MaxTokens = 128,
     temperature: options.Temperature = 0.0,
     top_p: options.TopP = 1.0,
+    repetition_penalty: options.RepetitionPenalty = None,
     seed: options.Seed = 0,
     stop: options.Stop = None,
     frames: options.Frames = None,
@@ -91,8 +92,9 @@ def ask(
       headrace ask camera:0 --watch "say when there is a cut" --state porch, and after a crash --resume porch
     """
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
-    decoding: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p}
-    decoding |= {"seed": seed, "stop": tuple(stop or ()), "frames": options.numbers(frames, "--frames")}
+    decoding: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
+    decoding |= {"repetition_penalty": repetition_penalty, "stop": tuple(stop or ())}
+    decoding["frames"] = options.numbers(frames, "--frames")
     standing = Instructions(tuple(watch or ()), max_tokens)
     pipeline = standing.pipeline(pipeline) if resume is None else pipeline
     running: dict[str, Any] = {"pipeline": pipeline, "settings": settings or (), "chunk_frames": chunk_frames}

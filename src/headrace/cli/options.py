@@ -165,6 +165,13 @@ ExplainMost = Annotated[
 MaxTokens = Annotated[int, typer.Option(help="Longest answer.", rich_help_panel=ANSWER)]
 Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token.", rich_help_panel=ANSWER)]
 TopP = Annotated[float, typer.Option(help="Sample from this much probability.", rich_help_panel=ANSWER)]
+RepetitionPenalty = Annotated[
+    float | None,
+    typer.Option(
+        help="Above 1: rather no token that is there already; default: what the checkpoint asks for.",
+        rich_help_panel=ANSWER,
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of the sampling.", rich_help_panel=ANSWER)]
 Frames = Annotated[
     str | None,

@@ -101,12 +101,14 @@ def _where(found: list[dict[str, Any]], setting: Setting, what: str, at: dict[st
     from headrace.bench.machine import hardware
 
     asked = [x["questions"] for row in found for age, x in row["by_age"].items() if x is not None and age != "0"]
+    now = [x["questions"] for row in found if (x := row["by_age"].get("0")) is not None]
     streams = max((row["streams"] for row in found), default=0)
     again = f" (each asked {setting.askings} times, 5 s apart)" if setting.askings > 1 else ""
     full = [f"`{row['pipeline']}` was full at {row['full_s']:.0f} s" for row in found if row["full_s"] is not None]
     return (
         f"`headrace bench recall`: {what}, {streams} streams of {setting.fps:g} frames per second,"
-        f" {max(asked, default=0)} questions per age{again}, % right (95 %, over streams); a memory that grows may take"
+        f" {max(now, default=0)} questions now, {max(asked, default=0)} per age{again}, % right (95 %, over streams);"
+        f" a memory that grows may take"
         f" {setting.memory_mb:g} MiB{''.join('; ' + x for x in full)};"
         f" {hardware(at)}, {at['threads']} threads, torch {at['torch']}, {at['date']}."
     )

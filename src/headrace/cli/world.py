@@ -33,6 +33,8 @@ def world(
 
     if level not in LEVELS:
         raise ValueError(f"level: {level!r} is unknown; known: {', '.join(LEVELS)}")
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"--seconds: must be above 0, not {seconds:g}")
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
     with out.progress(f"rendering {path}", int(seconds * TICKS_PER_SECOND)) as move:
         sheet = write_video(path, seed, seconds, size=size, level=LEVELS[level], progress=lambda done, total: move())

@@ -114,6 +114,16 @@ def ask(backbone: Backbone, query: Query, context: Context, cursor: Cursor) -> A
     return Asked(query, rows, context, cursor, backbone.logits(hidden)[-1])
 
 
+def _chooser(backbone: Backbone, asked: Asked) -> Chooser:
+    """What chooses the answer's tokens."""
+    own, given = backbone.spec.repetition_penalty, asked.query.repetition_penalty
+    penalty = own if given is None else given
+    if penalty == 1.0:
+        return Chooser(asked.query)
+    ids = [*backbone.open().tokens.tolist(), *asked.rows.tokens.tolist()]
+    return Chooser(asked.query, penalty=penalty, used=(token for token in ids if token >= 0))
+
+
 def say(
     backbone: Backbone, asked: Asked, state: StreamState, *, start: float, first: int | None = None
 ) -> Iterator[Token | Said]:
@@ -127,8 +137,9 @@ def say(
         first: The first token, where it has been chosen already.
     """
     query, context, cursor = asked.query, asked.context, asked.cursor
-    choose, text = Chooser(query), Detokenizer(backbone.decode, query.stop)
+    choose, text = _chooser(backbone, asked), Detokenizer(backbone.decode, query.stop)
     token = choose(asked.logits) if first is None else first
+    choose.note(token)
     first_token_ms = 1000 * (time.perf_counter() - start)
     ids: list[int] = []
     num_run, finish = 0, "length"

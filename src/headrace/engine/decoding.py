@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,14 +15,31 @@ class Chooser:
 
     Args:
         query: Temperature, top_p and seed.
+        penalty: See ``Query.repetition_penalty``.
+        used: Tokens that are there already.
     """
 
-    def __init__(self, query: Query) -> None:
-        self._query = query
+    def __init__(self, query: Query, *, penalty: float = 1.0, used: Iterable[int] = ()) -> None:
+        self._query, self._penalty = query, penalty
         self._generator = torch.Generator().manual_seed(query.seed)
+        self._used = set(used)
+
+    def note(self, token: int) -> None:
+        """Count a token among those that are there, whoever chose it."""
+        self._used.add(token)
 
     def __call__(self, logits: Tensor) -> int:
         """Choose from (V,) logits."""
+        if self._penalty != 1.0:
+            at = torch.tensor(sorted(self._used), dtype=torch.int64, device=logits.device)
+            logits = logits.float()
+            scores = logits[at]
+            logits = logits.index_copy(0, at, torch.where(scores < 0, scores * self._penalty, scores / self._penalty))
+        token = self._choose(logits)
+        self.note(token)
+        return token
+
+    def _choose(self, logits: Tensor) -> int:
         if self._query.temperature == 0:
             return int(logits.argmax())
         odds = logits.cpu().double()  # the likeliest at 0, so that no temperature is too low to divide by

@@ -76,6 +76,7 @@ class ModelSpec:
         dtype: Type of weights, keys and values.
         device: Where they live.
         stop_ids: Vocabulary ids that end an answer.
+        repetition_penalty: What the checkpoint asks for; see ``Query``.
         position_rows: P, 1 or 3.
         around_rows: Most rows a step has around its visual tokens: newlines, delimiters, timestamps.
         prefix_rows: Rows before the first frame, the sinks of memories that keep them.
@@ -107,6 +108,7 @@ class ModelSpec:
     around_rows: int = 1
     prefix_rows: int = 0
     fingerprint: str = ""
+    repetition_penalty: float = 1.0
 
     @property
     def row_bytes(self) -> int:

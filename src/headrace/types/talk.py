@@ -19,6 +19,8 @@ class Query:
         max_tokens: Longest answer, in tokens, a whole number >= 1.
         temperature: 0 takes the likeliest token; above 0 samples.
         top_p: Sample from the smallest set of tokens with at least this probability, 0 < top_p <= 1.
+        repetition_penalty: Divides the scores (multiplies those below 0) of tokens that prefix, question and answer
+            hold already, > 0; 1 leaves them, None takes the checkpoint's own.
         seed: Seed of the sampling, 0 <= seed < 2**63; the same seed gives the same answer.
         stop: Strings that end the answer, or one; they are not part of it.
         remember: Write the question and the answer into the stream's memory.
@@ -31,6 +33,7 @@ class Query:
     max_tokens: int = 128
     temperature: float = 0.0
     top_p: float = 1.0
+    repetition_penalty: float | None = None
     seed: int = 0
     stop: tuple[str, ...] | str = ()
     remember: bool = False
@@ -53,6 +56,8 @@ class Query:
             raise ValueError(f"temperature: must be 0 or more, not {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p: must be above 0 and at most 1, not {self.top_p}")
+        if self.repetition_penalty is not None and not 0 < self.repetition_penalty < float("inf"):
+            raise ValueError(f"repetition_penalty: must be above 0, not {self.repetition_penalty}")
         if self.evidence < 0:
             raise ValueError(f"evidence: must be 0 or more, not {self.evidence}")
         try:

@@ -101,10 +101,13 @@ class VisualTokens:
             groups: (N,) int64, group number of each token, 0..K-1, every group non-empty.
             weights: (N,) float32 > 0, share of each token in its group's mean.
 
+        Both may lie on any device.
+
         Returns:
             K tokens, in the raster order of their places.
         """
         num = int(groups.max()) + 1
+        groups, weights = groups.to(self.features.device), weights.to(self.features.device)
         share = weights.float() / torch.zeros(num, device=weights.device).index_add_(0, groups, weights.float())[groups]
         chief = torch.full((num,), len(self), dtype=torch.int64, device=groups.device)
         heaviest = torch.zeros(num, device=weights.device).scatter_reduce_(0, groups, weights.float(), "amax")
@@ -116,11 +119,12 @@ class VisualTokens:
             return out.index_add_(0, groups, x.float() * share[:, None]).to(x.dtype)
 
         old = torch.ones(len(self), device=groups.device) if self.weight is None else self.weight
+        total = torch.zeros(num, device=groups.device)
         merged = replace(
             self.take(chief),
             features=mean(self.features),
             deep=None if self.deep is None else torch.stack([mean(x) for x in self.deep]),
-            weight=torch.zeros(num, device=groups.device).index_add_(0, groups, old.float()),
+            weight=None if self.weight is None and num == len(self) else total.index_add_(0, groups, old.float()),
         )
         return merged.take(torch.argsort(merged.slot))
 

@@ -168,7 +168,7 @@ def shape_config(name: str) -> LlavaOnevisionConfig:
             "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
             **SHAPES[name],
         },
-        vocab_size=151936 if name.endswith("0.5b") else 152128,
+        vocab_size=152000 if name.endswith("0.5b") else 152128,
     )
 
 

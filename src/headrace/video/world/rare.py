@@ -103,8 +103,9 @@ def _joined(scene: Scene, shape: str, draw: Draw) -> tuple[Scene, Moment]:
             sprite = Sprite(
                 shape, colour, colour, **times, radius=radius, start=at, velocity=(0, 0), low=low, high=high
             )
-            where = place(sprite, scene.start, size)
-            if where is not None and fits(sprite, scene):
+            places = {place(sprite, tick, size, scene.camera(tick)) for tick in range(scene.start, scene.stop)}
+            where = places.pop()
+            if where is not None and not places and fits(sprite, scene):
                 found = Moment(scene.start, scene.stop, shape, colour, where)
                 return replace(scene, sprites=(*scene.sprites, sprite)), found
         scene = replace(scene, sprites=scene.sprites[:-1])

@@ -60,8 +60,10 @@ class Sprite:
         if tick <= self.appears:
             return None
         (x0, y0), (x1, y1) = self.centre(tick - 1), self.centre(tick)
-        step, speed = (x1 - x0, y1 - y0), max(abs(v) for v in self.velocity)
-        unit = tuple(s // speed if speed and s % speed == 0 else s for s in step)
+        step, speed = (x1 - x0, y1 - y0), max(1, *(abs(v) for v in self.velocity))
+        if any(abs(s) != abs(v) for s, v in zip(step, self.velocity, strict=True)):
+            return None
+        unit = tuple(s // speed for s in step)
         return next((name for name, way in DIRECTIONS.items() if way == unit), None)
 
 
