@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from headrace.cache import Written
 from headrace.cache.disk import Disk as Tier
 from headrace.engine import SavedStreamError, folder
+from headrace.engine.checkpoints import LATEST
 from headrace.engine.state import fork, pack, same
 from parity.models import QUESTION, frames, tiny
 
@@ -439,4 +440,30 @@ def test_a_folder_stays_where_it_was_named_and_many_are_not_held_on_to(tmp_path,
     assert resume(tmp_path / "a" / "porch").num_frames == 3
     for number in range(20):
         stream.save(tmp_path / str(number))
-    assert len(stream._keeping._folders) == 1
+    assert len(stream._keeping._folders) == LATEST
+
+
+def test_rows_are_written_once_to_folders_that_take_turns(tmp_path, monkeypatch):
+    stream, disk = opened(num=40), Disk()
+    for name in "ab":
+        stream.save(tmp_path / name)
+    disk.install(monkeypatch)
+    for name in "abab":
+        stream.save(tmp_path / name)
+    assert disk.num_bytes < sum(path.stat().st_size for path in (tmp_path / "a").glob("rows-*"))
+
+
+def test_checkpoints_come_whatever_an_observer_raises(tmp_path):
+    stream = opened(num=1)
+
+    def fail(sight, report):
+        raise RuntimeError("observed")
+
+    kept = stream.checkpoint(tmp_path, every_s=0)
+    stream.observe(fail)
+    for num in (1, 2):
+        with pytest.raises(RuntimeError, match="observed"):
+            pushed(stream, 1)
+        kept.wait()
+        assert kept.num_saved == num
+    assert same(resume(tmp_path).state, stream.state)

@@ -16,6 +16,7 @@ from headrace.cli.output import Output
 from headrace.cli.watching import Asking, watch
 from headrace.types import Frame, Query
 from unit.tiny import objects, run, save_tiny
+from unit.video_clips import every, make_clip
 
 
 @pytest.fixture(scope="module")
@@ -136,3 +137,26 @@ def test_wrong_input_names_what_is_wrong(args: tuple[str, ...], says: str) -> No
     assert (code, stdout) == (2, "")
     assert says in stderr
     assert stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("start", [None, "0.5"])
+def test_a_stream_goes_on_at_its_own_instants_also_from_its_end(model: str, tmp_path: Path, start: str | None) -> None:
+    """At 25 frames per second two instants a second fall between frames; the state knows where they count from."""
+    clip = str(make_clip(tmp_path / "c.mkv", every(40, 60)))
+    common = ("ask", clip, "hi", "--model", model, "--max-tokens", "1", "--json", "--fps", "2.2")
+    first = ("--start", start) if start else ()
+    whole = [x["time_s"] for x in objects(run(*common, *first)[1]) if x["event"] == "step"]
+    run(*common, *first, "--end", "1.2", "--state", str(tmp_path / "s"))
+    seen = headrace.load(model).resume(tmp_path / "s").num_frames
+    rest = objects(run(*common, "--resume", str(tmp_path / "s"))[1])
+    assert 0 < seen < len(whole)
+    assert [x["time_s"] for x in rest if x["event"] == "step"] == whole[seen:]
+    status, stdout, _ = run(*common, "--resume", str(tmp_path / "s"))
+    assert status == 0, "nothing is left to see, and the question is answered"
+    assert [x["event"] for x in objects(stdout)].count("answer") == 1
+
+
+def test_the_end_of_a_world_is_gone_on_with(model: str, tmp_path: Path) -> None:
+    common = ("ask", "world:7,seconds=2", "hi", "--model", model, "--max-tokens", "1", "--json")
+    run(*common, "--state", str(tmp_path / "s"))
+    assert run(*common, "--resume", str(tmp_path / "s"))[0] == 0

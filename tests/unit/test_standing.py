@@ -400,3 +400,18 @@ def test_what_was_handed_out_is_not_said_again_after_a_crash(tmp_path):
     assert len(stream.push(shown[0])) == 1
     kept.wait()
     assert len(engine.resume(tmp_path).push(shown[1])) == 1
+
+
+def test_a_reply_is_what_an_answer_would_be_where_repetition_is_punished(monkeypatch):
+    """From its first word on; only that it may not be silence."""
+    engine = tiny(seed=1).engine
+    monkeypatch.setattr(engine.backbone, "spec", replace(engine.backbone.spec, repetition_penalty=1.7))
+    same = 0
+    for number in range(8):
+        stream = engine.open("full+eos_threshold:1.0")
+        stream.watch(f"w{number}", max_tokens=4)
+        (event,) = stream.push(frames(number + 1)[number])
+        told = stream.ask(f"w{number}", max_tokens=4).tokens
+        assert not told or event.answer.tokens == told
+        same += bool(told)
+    assert same > 4

@@ -381,3 +381,24 @@ def test_whom_an_address_is_redirected_to_learns_no_password(server, tmp_path):
         assert len(list(s)) == 10
     assert seen[0] is not None
     assert seen[1] is None
+
+
+def test_a_redirect_within_a_server_keeps_the_user(server, tmp_path):
+    data = make_clip(tmp_path / "c.mp4", every(40, 10)).read_bytes()
+
+    def moved(handler):
+        handler.send_response(302)
+        handler.send_header("Location", "/real.mp4")
+        handler.end_headers()
+
+    def real(handler):
+        known = handler.headers.get("Authorization") is not None
+        handler.send_response(200 if known else 401)
+        handler.send_header("Content-Length", str(len(data) if known else 0))
+        handler.end_headers()
+        handler.wfile.write(data if known else b"")
+
+    server.special |= {"/v.mp4": moved, "/real.mp4": real}
+    with video.open(f"{server.url.replace('//', '//me:pw@')}/v.mp4") as s:
+        assert len(list(s)) == 10
+    assert any("fetched whole" in line for line in s.warnings)

@@ -183,8 +183,9 @@ def _run(
             stream = engine.open(**running)
         else:
             stream = engine.resume(resume, **{name: running[name] for name in ("memory_mb", "disk", "disk_mb")})
-            after = stream.state.time_s if stream.num_frames else None
-            opened = stack.enter_context(video.open(source, **window, after=after))
+            if stream.num_frames:
+                window |= {"after": stream.state.time_s, "begins": stream.state.began_s}
+            opened = stack.enter_context(video.open(source, **window))
         for asking in asks:
             check_told(stream.pipeline.memory, asking.query.frames)
         standing.give(stream)

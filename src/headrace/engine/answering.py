@@ -114,7 +114,7 @@ def ask(backbone: Backbone, query: Query, context: Context, cursor: Cursor) -> A
     return Asked(query, rows, context, cursor, backbone.logits(hidden)[-1])
 
 
-def _chooser(backbone: Backbone, asked: Asked) -> Chooser:
+def chooser(backbone: Backbone, asked: Asked) -> Chooser:
     """What chooses the answer's tokens."""
     own, given = backbone.spec.repetition_penalty, asked.query.repetition_penalty
     penalty = own if given is None else given
@@ -137,7 +137,7 @@ def say(
         first: The first token, where it has been chosen already.
     """
     query, context, cursor = asked.query, asked.context, asked.cursor
-    choose, text = _chooser(backbone, asked), Detokenizer(backbone.decode, query.stop)
+    choose, text = chooser(backbone, asked), Detokenizer(backbone.decode, query.stop)
     token = choose(asked.logits) if first is None else first
     choose.note(token)
     first_token_ms = 1000 * (time.perf_counter() - start)

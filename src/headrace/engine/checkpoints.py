@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +14,7 @@ from weakref import WeakValueDictionary
 from headrace.engine.folder import Folder, SavedStreamError, Snapshot
 
 EVERY_S = 60.0
+LATEST = 4  # folders of which a stream knows what they hold, beside those that are kept up to date
 
 _log = logging.getLogger("headrace.engine")
 
@@ -139,17 +141,20 @@ class Keeping:
 
     def __init__(self, folder: Folder | None = None) -> None:
         self._folders: WeakValueDictionary[Path, Folder] = WeakValueDictionary()
-        self._last = folder  # it knows what it holds; others are known as long as somebody writes to them
+        self._latest: deque[Folder] = deque(maxlen=LATEST)  # others are known as long as somebody writes to them
         if folder is not None:
             self._folders[folder.path.resolve()] = folder
+            self._latest.append(folder)
         self._running: list[Checkpointer] = []
         self._lock = threading.Lock()
 
     def folder(self, path: str | Path) -> Folder:
         """The folder at a path, made when it is first written to."""
         with self._lock:
-            self._last = self._folders.setdefault(Path(path).resolve(), Folder(Path(path).absolute()))
-            return self._last
+            found = self._folders.setdefault(Path(path).resolve(), Folder(Path(path).absolute()))
+            if found not in self._latest:
+                self._latest.append(found)
+            return found
 
     def begin(self, checkpointer: Checkpointer) -> Checkpointer:
         """Ask a checkpointer after every step from now on, until it is closed or another one has its folder."""

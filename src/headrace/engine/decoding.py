@@ -30,14 +30,18 @@ class Chooser:
 
     def __call__(self, logits: Tensor) -> int:
         """Choose from (V,) logits."""
-        if self._penalty != 1.0:
-            at = torch.tensor(sorted(self._used), dtype=torch.int64, device=logits.device)
-            logits = logits.float()
-            scores = logits[at]
-            logits = logits.index_copy(0, at, torch.where(scores < 0, scores * self._penalty, scores / self._penalty))
-        token = self._choose(logits)
+        token = self._choose(self.scores(logits))
         self.note(token)
         return token
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """The (V,) logits with what was used punished."""
+        if self._penalty == 1.0:
+            return logits
+        at = torch.tensor(sorted(self._used), dtype=torch.int64, device=logits.device)
+        logits = logits.float()
+        used = logits[at]
+        return logits.index_copy(0, at, torch.where(used < 0, used * self._penalty, used / self._penalty))
 
     def _choose(self, logits: Tensor) -> int:
         if self._query.temperature == 0:

@@ -52,6 +52,7 @@ class StreamState:
         num_watches: Standing instructions given so far, those taken back included.
         view: How the stream looks through the model.
         unheard: What the stream has said since the last push.
+        began_s: Time of the first frame, None before it.
     """
 
     encoder: Any
@@ -69,6 +70,7 @@ class StreamState:
     num_watches: int = 0
     view: View = field(default_factory=View)
     unheard: tuple[Event, ...] = ()
+    began_s: float | None = None
 
 
 def fork(value: Any) -> Any:

@@ -123,14 +123,12 @@ class Stream:
                 raise ValueError("push: the picture is empty; takes a Frame or a uint8 (H, W, 3) picture")
             state = self._state if self._state.num_frames else self._settled(frame)
             pending, num_frames, next_index = (*state.pending, frame), state.num_frames + 1, frame.index + 1
-            seen = replace(state, num_frames=num_frames, time_s=frame.time_s, next_index=next_index)
+            began_s = state.began_s if state.num_frames else frame.time_s
+            seen = replace(state, num_frames=num_frames, time_s=frame.time_s, next_index=next_index, began_s=began_s)
             if len(pending) < self._step_frames:
                 self._state, self.report = replace(seen, pending=pending), None
                 return self._heard()
-            self._step(replace(seen, pending=()), pending)
-            events = self._heard()
-            self._keeping.tick()
-            return events
+            return self._step(replace(seen, pending=()), pending, hear=True)
 
     def _settled(self, frame: Frame) -> StreamState:
         """The state with the size of all frames fixed by the first one: begun again, knowing it."""
@@ -147,8 +145,8 @@ class Stream:
         events, self._state = self._state.unheard, replace(self._state, unheard=())
         return list(events)
 
-    def _step(self, state: StreamState, frames: Sequence[Frame]) -> None:
-        """Run a step and put its result in place: the only line that replaces what the stream has seen."""
+    def _step(self, state: StreamState, frames: Sequence[Frame], *, hear: bool) -> list[Event]:
+        """Run a step and put its result in place; a checkpoint follows, whatever an observer raises."""
         after, report, decision, sight = advance(
             self.pipeline, self._backbone, state, frames, budget_bytes=self._budget_bytes
         )
@@ -157,8 +155,12 @@ class Stream:
         if decision.speak:
             spoke = Event(report.time_s, decision, self.ask(Query(decision.prompt)))
             self._state = replace(self._state, unheard=(*self._state.unheard, spoke))
-        if self._observer is not None:
-            self._observer(sight, report)
+        try:
+            if self._observer is not None:
+                self._observer(sight, report)
+            return self._heard() if hear else []
+        finally:
+            self._keeping.tick()
 
     @property
     def _step_frames(self) -> int:
@@ -224,8 +226,7 @@ class Stream:
                 most = num_rows + most_rows(self.spec, len(pending))
                 check_budget(self.pipeline, self.spec, self._state.memory, most, self._budget_bytes)
                 if pending:
-                    self._step(replace(self._state, pending=()), pending)
-                    self._keeping.tick()
+                    self._step(replace(self._state, pending=()), pending, hear=False)
             state, memory = self._state, self.pipeline.memory
             check_told(memory, query.frames)
             waits = bool(state.pending) and memory.digests  # and so is opened anew, when it has seen those
@@ -338,8 +339,8 @@ class Stream:
     def save(self, folder: str | Path) -> None:
         """Write the stream to a folder, from which ``Engine.resume`` goes on exactly.
 
-        Rows that never change again are not written to the same folder twice. Pushes wait only until the state is taken
-        down, not until it is on the disk.
+        Rows that never change again are not written twice to any of the latest folders. Pushes wait only until the
+        state is taken down, not until it is on the disk.
 
         Raises:
             SavedStreamError: The folder cannot be written to; what it held is still there.

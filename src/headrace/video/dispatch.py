@@ -34,6 +34,7 @@ def open(
     start: float | None = None,
     end: float | None = None,
     after: float | None = None,
+    begins: float | None = None,
     realtime: bool = False,
     live: bool | None = None,
     options: Mapping[str, str] | None = None,
@@ -56,6 +57,8 @@ def open(
         end: First time no longer wanted, in seconds.
         after: Time of the last frame that was seen earlier, in seconds: where no ``start`` is given, a source that has
             a beginning starts there. A live one does not, because its time begins anew whenever it is opened.
+        begins: With ``after``, the time of the very first frame that was seen, from which sampling goes on counting;
+            default: where the source begins.
         realtime: Hold frames back until their presentation time, and treat the source as live.
         live: For addresses: True when frames do not wait for us. Default: always so for RTSP, RTMP, UDP and the
             like; for a web address unless its length is known, in seconds or bytes (a file, a closed HLS playlist).
@@ -104,7 +107,7 @@ def open(
     if isinstance(reader, PhotoReader | ArrayReader):  # their times came from fps already
         wanted = replace(wanted, fps=None)
     if start is None and after is not None and not reader.facts.live:
-        wanted = replace(wanted, start_s=after, begins_s=reader.facts.begins_s)
+        wanted = replace(wanted, start_s=after, begins_s=reader.facts.begins_s if begins is None else begins)
     try:
         _check_start(reader, wanted)
         return VideoSource(reader, wanted, notes, stop, clock, wait)

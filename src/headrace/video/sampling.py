@@ -54,7 +54,7 @@ def sample(shots: Iterable[Shot], fps: float | None, begins_s: float | None = No
         return
     slack = min(SLACK_S, 0.25 / fps)
     shown: Shot | None = None
-    origin, until, instant, waiting = 0.0, 0.0, 0, False
+    origin, until, instant, waiting, alone = 0.0, 0.0, 0, False, True
     for shot in shots:
         if shown is None:
             origin = shot.time_s if begins_s is None else begins_s
@@ -67,9 +67,9 @@ def sample(shots: Iterable[Shot], fps: float | None, begins_s: float | None = No
             if waiting and shown.gap:
                 shot = replace(shot, gap=True)
             instant = upcoming
-            until = 2 * shot.time_s - shown.time_s
+            until, alone = 2 * shot.time_s - shown.time_s, False
         shown, waiting = shot, True
-    if shown is not None and waiting and (instant == 0 or origin + instant / fps < until - 2 * slack):
+    if shown is not None and waiting and (alone or instant == 0 or origin + instant / fps < until - 2 * slack):
         yield shown
 
 

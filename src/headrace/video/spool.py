@@ -11,7 +11,7 @@ import urllib.request
 from base64 import b64encode
 from collections.abc import Callable
 from http.client import HTTPException
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 from urllib.error import URLError
 from urllib.parse import unquote_to_bytes, urlsplit, urlunsplit
 
@@ -84,7 +84,7 @@ def fetched(address: str, name: str, timeout_s: float, warn: Warn) -> BinaryIO |
         return None
     try:
         request = _request(address)
-        with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+        with urllib.request.build_opener(_Redirected).open(request, timeout=timeout_s) as answer:
             if answer.status == 206:
                 return None
             head, index_last = read_head(answer.read)
@@ -105,6 +105,17 @@ def _request(address: str) -> urllib.request.Request:
     scheme, place, *rest = urlsplit(address)
     user, at, host = place.rpartition("@")
     request = urllib.request.Request(urlunsplit((scheme, host, *rest)), headers={"Range": "bytes=0-"})
-    if at:  # not for whoever it is redirected to
+    if at:  # not for whomever it is redirected to
         request.add_unredirected_header("Authorization", "Basic " + b64encode(unquote_to_bytes(user)).decode())
     return request
+
+
+class _Redirected(urllib.request.HTTPRedirectHandler):
+    """Tells the user's name where a redirect stays with the server that was told it."""
+
+    def redirect_request(self, req: Any, *others: Any) -> urllib.request.Request | None:
+        """The request that follows; see the base class."""
+        found, user = super().redirect_request(req, *others), req.get_header("Authorization")
+        if found is not None and user and urlsplit(found.full_url)[:2] == urlsplit(req.full_url)[:2]:
+            found.add_unredirected_header("Authorization", user)
+        return found
