@@ -58,7 +58,8 @@ class Asked:
         rows: The question's rows, ids relative.
         context: What the answer is decoded on; used up by it.
         cursor: The cursor behind the question.
-        logits: (V,) scores of the answer's first token.
+        logits: (V,) scores of the answer's first token, as the model gives them.
+        choose: Chooses the answer's tokens; used up by it.
     """
 
     query: Query
@@ -66,6 +67,7 @@ class Asked:
     context: Context
     cursor: Cursor
     logits: Tensor
+    choose: Chooser
 
 
 def check_told(memory: Any, frames: Sequence[int]) -> None:
@@ -111,17 +113,17 @@ def ask(backbone: Backbone, query: Query, context: Context, cursor: Cursor) -> A
     rows = turn if closing is None else join([closing, turn])
     placed, cursor = backbone.place(cursor, rows)
     hidden = backbone.extend(placed, context, outputs=1, watch=query.evidence > 0)
-    return Asked(query, rows, context, cursor, backbone.logits(hidden)[-1])
+    return Asked(query, rows, context, cursor, backbone.logits(hidden)[-1], _chooser(backbone, query, rows))
 
 
-def chooser(backbone: Backbone, asked: Asked) -> Chooser:
-    """What chooses the answer's tokens."""
-    own, given = backbone.spec.repetition_penalty, asked.query.repetition_penalty
-    penalty = own if given is None else given
+def _chooser(backbone: Backbone, query: Query, rows: Segment) -> Chooser:
+    """What chooses the tokens of the answer to a question's rows."""
+    given = query.repetition_penalty
+    penalty = backbone.spec.repetition_penalty if given is None else given
     if penalty == 1.0:
-        return Chooser(asked.query)
-    ids = [*backbone.open().tokens.tolist(), *asked.rows.tokens.tolist()]
-    return Chooser(asked.query, penalty=penalty, used=(token for token in ids if token >= 0))
+        return Chooser(query)
+    ids = [*backbone.open().tokens.tolist(), *rows.tokens.tolist()]
+    return Chooser(query, penalty=penalty, used=(token for token in ids if token >= 0))
 
 
 def say(
@@ -137,7 +139,7 @@ def say(
         first: The first token, where it has been chosen already.
     """
     query, context, cursor = asked.query, asked.context, asked.cursor
-    choose, text = chooser(backbone, asked), Detokenizer(backbone.decode, query.stop)
+    choose, text = asked.choose, Detokenizer(backbone.decode, query.stop)
     token = choose(asked.logits) if first is None else first
     choose.note(token)
     first_token_ms = 1000 * (time.perf_counter() - start)

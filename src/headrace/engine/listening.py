@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from headrace import registry
-from headrace.engine.answering import Prompt, Said, ask, chooser, say, show_past
+from headrace.engine.answering import Prompt, Said, ask, say, show_past
 from headrace.engine.pipeline import Pipeline
 from headrace.engine.state import Standing, StreamState
 from headrace.engine.step import Stopwatch
@@ -67,7 +67,7 @@ def listen(
             start = time.perf_counter()
             query = Query(standing.text, max_tokens=standing.max_tokens, evidence=0)
             asked = ask(backbone, query, context.fork(), cursor)
-            scores = chooser(backbone, asked).scores(asked.logits)
+            scores = asked.choose.scores(asked.logits)
             reply = Reply(standing.text, scores, backbone.spec.stop_ids)
             speaker, decision = pipeline.speaker.step(standing.speaker, replace(seen, reply=reply))
             watching.append(replace(standing, speaker=speaker))

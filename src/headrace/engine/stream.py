@@ -72,7 +72,7 @@ class Stream:
         check_bound(pipeline, self.spec, budget_bytes)
         self._observer: Callable[[Sight, Report], None] | None = None
         self._keeping = Keeping(folder)
-        self._disk: Disk | None = None
+        self._disk: Disk | None = None  # for the first frame, which may begin the state anew
         with torch.no_grad():
             self._state = begin(pipeline, self._backbone, budget_bytes=budget_bytes) if state is None else state
 
@@ -118,7 +118,6 @@ class Stream:
             self._check_open()
             self._check_free()
             frame = frame if isinstance(frame, Frame) else frame_of(frame, self._state)
-            frame = replace(frame, index=int(frame.index), time_s=float(frame.time_s))
             if not frame.image.numel():
                 raise ValueError("push: the picture is empty; takes a Frame or a uint8 (H, W, 3) picture")
             state = self._state if self._state.num_frames else self._settled(frame)

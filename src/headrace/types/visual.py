@@ -26,6 +26,8 @@ class Frame:
     gap: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "index", int(self.index))  # numpy's numbers may not stand in a state
+        object.__setattr__(self, "time_s", float(self.time_s))
         if (
             self.image.dtype != torch.uint8
             or self.image.ndim != 3
