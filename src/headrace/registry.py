@@ -10,7 +10,10 @@ import dataclasses
 import difflib
 import importlib
 import inspect
+import io
 import pkgutil
+import textwrap
+import tokenize
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
@@ -86,6 +89,34 @@ def lookup(name: str) -> Entry:
         hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
         raise ValueError(f"unknown method {name!r}; {hint}")
     return found
+
+
+def meanings(method: type[Any]) -> dict[str, str]:
+    """What each parameter of a method is: the comment behind its field; nothing where there is no source."""
+    found: dict[str, str] = {}
+    for kind in reversed(method.__mro__):
+        if not dataclasses.is_dataclass(kind):
+            continue
+        try:
+            source = textwrap.dedent(inspect.getsource(kind))
+        except OSError:
+            continue
+        tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+        comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
+        (body,) = ast.parse(source).body
+        assert isinstance(body, ast.ClassDef)
+        for node in body.body:
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.lineno in comments:
+                found[node.target.id] = comments[node.lineno]
+    names = (field.name for field in dataclasses.fields(method))
+    return {name: found[name] for name in names if name in found}
+
+
+def account(method: type[Any]) -> list[str]:
+    """How a method works: the paragraphs of its module's docstring but for the title and the shape letters."""
+    text = inspect.getdoc(inspect.getmodule(method)) or ""
+    paragraphs = [" ".join(part.split()) for part in text.split("\n\n")[1:]]
+    return [part for part in paragraphs if not part.startswith(("Shape", "``"))]
 
 
 def fields(name: str) -> dict[str, Any]:

@@ -140,6 +140,7 @@ def test_methods_lists_the_registry() -> None:
     code, stdout, _ = run("methods", "streamingllm")
     assert code == 0
     assert "2309.17453" in stdout
+    assert "newest rows that are kept" in stdout
 
 
 def test_doctor_reports_versions() -> None:

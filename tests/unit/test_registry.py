@@ -222,3 +222,18 @@ def test_two_presets_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(registry, "entries", lambda: both)
     with pytest.raises(RuntimeError, match="two presets are called 'gist'"):
         registry.presets.__wrapped__()
+
+
+@pytest.mark.parametrize("name", list(registry.entries()))
+def test_every_parameter_says_what_it_is(name: str) -> None:
+    """Users read it in ``headrace methods NAME``; it is the comment behind the field."""
+    method = registry.lookup(name).method
+    meanings = registry.meanings(method)
+    assert list(meanings) == list(registry.fields(name))
+    assert all(meanings.values())
+    assert all(paragraph.strip() for paragraph in registry.account(method))
+
+
+def test_a_method_without_source_is_listed_all_the_same() -> None:
+    made = dataclasses.make_dataclass("Made", [("keep", int, 3)])
+    assert registry.meanings(made) == {}

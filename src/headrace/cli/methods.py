@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from headrace.cli import options
@@ -47,8 +48,7 @@ def methods(
     if as_json:
         return
     if name:
-        for key, value in rows[0].items():
-            out.line(f"{key:>10}  {value}")
+        _show(out, rows[0])
         return
     table = Table("role", "name", "parameters", "what", box=None, header_style="bold", pad_edge=False)
     for row in rows:
@@ -59,8 +59,30 @@ def methods(
         out.line(f"preset {preset} = {text}")
 
 
+def _show(out: Output, row: dict[str, Any]) -> None:
+    """Print a method in full."""
+    out.line(f"{row['role']} {row['name']}: {row['title']}")
+    out.line(row["does"])
+    for paragraph in row["how"]:
+        out.line("")
+        out.line(paragraph)
+    out.line("")
+    if not row["parameters"]:
+        out.line("No parameters.")
+        return
+    table = Table("parameter", "default", "what it is", box=None, header_style="bold", pad_edge=False)
+    for key, value in row["parameters"].items():
+        table.add_row(f"{row['role']}.{key}", escape(str(value)), escape(row["meanings"].get(key, "")))
+    out.console.print(table)
+    out.line(f"Set with --set {row['role']}.NAME=VALUE.")
+    for remark in _remarks(row):
+        out.line(remark.replace("`", ""))
+
+
 def _describe(entry: Any) -> dict[str, Any]:
     """What is known of a method."""
+    from headrace import registry
+
     card = entry.method.card
     return {
         "role": entry.role,
@@ -68,6 +90,8 @@ def _describe(entry: Any) -> dict[str, Any]:
         "title": card.title,
         "does": (entry.method.__doc__ or "").strip().splitlines()[0],
         "parameters": {field.name: field.default for field in dataclasses.fields(entry.method)},
+        "how": registry.account(entry.method),
+        "meanings": registry.meanings(entry.method),
         "shorthand": entry.method.shorthand,
         "tunable": sorted(entry.method.tunable),
         "causal": entry.method.causal,
@@ -77,24 +101,31 @@ def _describe(entry: Any) -> dict[str, Any]:
     }
 
 
+def _remarks(row: dict[str, Any]) -> list[str]:
+    """What else is to be known of its parameters."""
+    found = []
+    if row["shorthand"]:
+        found.append(f"`{row['name']}:VALUE` sets `{row['shorthand']}`.")
+    if row["tunable"]:
+        found.append(f"May change while a stream runs: {', '.join(f'`{name}`' for name in row['tunable'])}.")
+    return found
+
+
 def page(rows: list[dict[str, Any]], presets: Mapping[str, str]) -> str:
     """Write the methods as a Markdown page."""
     lines = ["# Methods", "", "Written by `headrace methods --markdown`; do not edit.", ""]
     for role in dict.fromkeys(row["role"] for row in rows):
         lines += [f"## {role.capitalize()}", ""]
         for row in (row for row in rows if row["role"] == role):
-            source = f" ({row['paper']}, {row['licence'] or 'no licence'})" if row["paper"] else ""
-            lines.append(f"### `{row['name']}`: {row['title']}{source}")
-            lines += ["", row["does"]]
-            if row["differs"]:
-                lines.append(f"Ours differs: {row['differs']}.")
-            values = "; ".join(f"`{key}={value!r}`" for key, value in row["parameters"].items())
-            lines += ["", f"Parameters: {values}." if values else "No parameters."]
-            if row["shorthand"]:
-                lines.append(f"`{row['name']}:VALUE` sets `{row['shorthand']}`.")
-            if row["tunable"]:
-                lines.append(f"May change while a stream runs: {', '.join(f'`{name}`' for name in row['tunable'])}.")
-            lines.append("")
+            lines += [f"### `{row['name']}`: {row['title']}", "", row["does"], ""]
+            lines += [line for paragraph in row["how"] for line in (paragraph.replace("``", "`"), "")]
+            if row["parameters"]:
+                meanings = ((name, value, row["meanings"].get(name, "")) for name, value in row["parameters"].items())
+                lines += [*(f"- `{name}={value!r}`: {meaning}" for name, value, meaning in meanings), ""]
+            else:
+                lines += ["No parameters.", ""]
+            if remarks := _remarks(row):
+                lines += [" ".join(remarks), ""]
     if presets:
         lines += ["## Presets", ""] + [f"- `{name}` = `{text}`" for name, text in presets.items()] + [""]
     return "\n".join(lines)

@@ -21,7 +21,7 @@ class Random(Method):
     """Keep randomly drawn tokens of every frame."""
 
     keep: int | float = 0.5  # tokens per frame (int), or fraction of the frame (float)
-    seed: int = 0  # 0 <= seed < 2**31
+    seed: int = 0  # of the drawing, 0 <= seed < 2**31
 
     card: ClassVar[Card] = Card("random thinning")
     tunable: ClassVar[frozenset[str]] = frozenset({"keep"})

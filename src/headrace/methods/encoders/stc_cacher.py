@@ -104,7 +104,7 @@ class StcCacher(Method):
 
     refresh_interval: int = 2  # steps from one full pass to the next
     update_ratio: float = 0.25  # share of patches computed on the steps between, 0 < ratio <= 1
-    metric: str = "cosine"  # cosine, l1, l2, dot
+    metric: str = "cosine"  # how keys are compared: cosine, l1, l2, dot
     selection: str = "per_layer"  # per_layer: as published; shared: the first layer chooses for all
 
     card: ClassVar[Card] = Card(

@@ -92,8 +92,8 @@ class FlashVStream(Method):
     order: str = "published"  # published: details, then synopsis, own positions; time: both by time, as frames
     show: str = "both"  # what a question sees: both, details, synopsis
     bank: str = "bounded"  # full units kept: bounded: candidates for the centroids; all: every one, as published
-    seed: int = 0  # of start="random"
-    turn_rows: int = 512  # rows of remembered questions and answers
+    seed: int = 0  # of the drawing at start=random
+    turn_rows: int = 512  # most rows of remembered questions and answers
     positions: str = "auto"  # repack: contiguous; original: own positions (P = 3) and gaps; auto: as trained
 
     card: ClassVar[Card] = Card(

@@ -10,7 +10,8 @@ positions never outgrow the window.
 
 Ours differs: a block is a frame unless told otherwise, and may have any number of rows; attention is summed in fp32;
 the mask on the rows between blocks and window is the paper's unless ``remainder`` says ``released`` (there it is all
-true, so that early queries of a step see some rows twice); blocks have a bound.
+true, so that early queries of a step see some rows twice); blocks have a bound; the first rows that are always seen are
+the text prefix (published: 128 rows).
 """
 
 from __future__ import annotations
@@ -77,19 +78,17 @@ class InfLLM(Method):
     """Window and sinks; every step looks up blocks of the past."""
 
     retrieve: int = 16  # blocks a step looks up
-    window: int = 4096  # rows seen at their true distance
-    sinks: int | None = None  # rows; None: the text prefix
+    window: int = 4096  # newest rows, seen at their true distance
+    sinks: int | None = None  # first rows that never leave; None: the text prefix
     block: int | None = None  # rows per block; None: a frame's (published: 128)
     exec_rows: int | None = None  # rows per step; None: a frame's (published: 512)
     represent: int = 4  # rows that stand for a block, per head
     remainder: str = "paper"  # who sees rows between blocks and window: paper, or released (see above)
     per_head: bool = False  # every query head looks up blocks of its own
     max_blocks: int = 2000  # blocks that are kept; the oldest leave
-    ram_blocks: int | None = None  # of these in memory, the others on the stream's disk if it has one; None: all
+    ram_blocks: int | None = None  # newest of these that stay in memory, the others go to the disk; None: all
     narrow: bool = False  # keep blocks in 8 bits
-    near: int = (
-        32  # blocks per layer of which a copy stays where the decoder runs, where they lie elsewhere; speed only
-    )
+    near: int = 32  # blocks per layer copied to where the decoder runs, if they lie elsewhere; speed only
     positions: str = "auto"  # repack: as published; original: ids with gaps where tokens were dropped; auto: as trained
 
     card: ClassVar[Card] = Card(

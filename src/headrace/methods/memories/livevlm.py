@@ -212,11 +212,11 @@ class LiveVLMState:
 class LiveVLM(Method):
     """Keep recent frames whole, thin older ones, look pages of them up."""
 
-    rows: int = 12000  # rows kept of older frames, per layer
-    bucket: int = 1  # rows per stretch of the stream
-    salient: float = 0.25  # share of them that stays whatever its stretch holds
+    rows: int = 12000  # most rows kept of older frames, per layer
+    bucket: int = 1  # kept rows per stretch of the stream
+    salient: float = 0.25  # share of the kept rows that stays whatever its stretch holds
     frames: int = 32  # newest frames, kept whole
-    advance: int = 8  # frames that leave them together
+    advance: int = 8  # frames that stop being whole together
     page: int = 16  # kept rows per page
     retrieve: float = 0.4  # share of the pages a question looks up
     positions: str = "auto"  # repack: as published; original: ids of the stream, also for questions; auto: as trained

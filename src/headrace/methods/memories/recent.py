@@ -27,8 +27,8 @@ class RecentState:
 class Recent(Method):
     """Keep the visual tokens of the last frames."""
 
-    frames: int = 4  # frames (temporal steps where the tower takes several at once)
-    turn_rows: int = 512  # rows of remembered questions and answers
+    frames: int = 4  # newest frames that are kept (temporal steps where the tower takes several at once)
+    turn_rows: int = 512  # most rows of remembered questions and answers
     positions: str = "auto"  # repack: contiguous; original: ids with gaps where tokens were dropped; auto: as trained
 
     card: ClassVar[Card] = Card("recent frames (SimpleStream)")

@@ -69,11 +69,11 @@ class ReKV(Method):
     """Watch through a window; look up the frames a question needs."""
 
     retrieve: int = 64  # blocks (frames) a question looks up
-    window: int = 15000  # rows a frame looks back
-    sinks: int | None = None  # rows; None: the text prefix
+    window: int = 15000  # newest rows, to which a frame looks back
+    sinks: int | None = None  # first rows that never leave; None: the text prefix
     recent: int = 0  # newest blocks a question sees in any case; 0 as published
     max_blocks: int = 2000  # blocks that are kept; the oldest leave
-    ram_blocks: int | None = None  # of these in memory, the others on the stream's disk if it has one; None: all
+    ram_blocks: int | None = None  # newest of these that stay in memory, the others go to the disk; None: all
     narrow: bool = False  # keep blocks behind the window in 8 bits
     positions: str = "auto"  # repack: as published; original: ids with gaps where tokens were dropped; auto: as trained
 

@@ -75,9 +75,9 @@ class RoomContext(CacheContext):
 class StreamingLLM(Method):
     """Keep the first rows and the newest rows."""
 
-    window: int = 2048  # rows
-    sinks: int | None = None  # rows; None: the text prefix
-    evict: str = "after"  # a step, which then sees its own rows beside a full window; before: it finds room made
+    window: int = 2048  # newest rows that are kept
+    sinks: int | None = None  # first rows that never leave; None: the text prefix
+    evict: str = "after"  # after: a step sees its own rows beside a full window; before: room is made for it first
     positions: str = "auto"  # repack: as published; original: ids with gaps where tokens were dropped; auto: as trained
 
     card: ClassVar[Card] = Card(

@@ -114,8 +114,8 @@ class StreamingVLM(Method):
 
     window: int = 16  # rounds whose pictures are kept
     text_rounds: int = 16  # rounds whose words stay in their place
-    text_sink: int = 512  # rows: the first words that left their place
-    text_window: int = 512  # rows: the newest of them
+    text_sink: int = 512  # rows of the first words that left their place
+    text_window: int = 512  # rows of the newest words that left it
     text: str = "turns"  # what counts as words: turns: questions and answers; answers: as published
     counting: str = "shrink"  # shrink: positions close up, as published; append: they grow, and gaps stay
     positions: str = "auto"  # repack: one per row; original: ids with gaps where tokens were dropped; auto: as trained

@@ -237,11 +237,11 @@ class VideoXL2(Method):
     block: int = 4  # frames per block
     previous: int = 3  # blocks a frame sees before its own
     pool: int = 4  # visual rows that are averaged into one in all other blocks
-    pooled: str = "unrotated"  # published averages keys after their rotation
-    suffix: str = "original"  # where a question stands; published: at the number of rows before it
-    timestamps: str = "window"  # what timestamps see; published: everything before them
+    pooled: str = "unrotated"  # keys are averaged before their rotation; published: after it
+    suffix: str = "original"  # a question stands at its own position; published: at the number of rows before it
+    timestamps: str = "window"  # timestamps see what frames see; published: everything before them
     max_blocks: int = 2000  # frames that are kept; the oldest leave
-    ram_blocks: int | None = None  # of these in memory, the others on the stream's disk if it has one; None: all
+    ram_blocks: int | None = None  # newest of these that stay in memory, the others go to the disk; None: all
     positions: str = "auto"  # repack: arrivals; original: ids with gaps where tokens were dropped; auto: as trained
 
     card: ClassVar[Card] = Card(

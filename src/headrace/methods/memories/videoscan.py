@@ -10,7 +10,8 @@ carriers, the older of the two neighbours that look most alike is deleted.
 Ours differs: a carrier means something to a model that was trained with carriers, in two stages in the paper, whose
 weights this project has not; others answer badly. ``carrier="last"`` keeps the row with which a model itself closes its
 frames. Remembered turns stay, within ``turn_rows``; the original keeps no text. Its stand-in question after every frame
-is left out, as nothing of it is kept, and so is the variant that keeps sixteen more rows.
+is left out, as nothing of it is kept, and so is the variant that keeps sixteen more rows. Carriers that are left close
+ranks; the original lets them keep their rotation (``counting="released"``).
 
 ``R`` kept rows, ``P`` position rows, ``D`` width.
 """
@@ -54,10 +55,10 @@ class VideoScanState:
 class VideoScan(Method):
     """Keep one row of every frame, and of alike neighbours the newer."""
 
-    capacity: int = 64  # carriers; one fewer between steps, as published
+    capacity: int = 64  # most carriers; one fewer between steps, as published
     carrier: str = "mean"  # mean: a row of its own, as published; last: the frame's last row
     counting: str = "kept"  # kept: carriers close ranks; released: they keep their rotation; stream: as in training
-    turn_rows: int = 512  # rows of remembered questions and answers
+    turn_rows: int = 512  # most rows of remembered questions and answers
     positions: str = "auto"  # repack: one per row; original: ids with gaps where tokens were dropped; auto: as trained
 
     card: ClassVar[Card] = Card(

@@ -9,7 +9,7 @@ trained model leans towards it; the published demo uses 0.725.
 
 Ours differs: there, one stream holds one conversation, and the decision is read after the frame's own rows; here every
 standing instruction is asked anew after every frame, on a Context that is thrown away. Several tokens may end a reply;
-they count as one.
+they count as one. The threshold is .5 unless given.
 """
 
 from __future__ import annotations
