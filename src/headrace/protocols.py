@@ -240,9 +240,7 @@ class LayerPruner(Protocol):
 
 
 class Context(Protocol):
-    """What one prompt (or one step of frames) may attend to, and its private tail of new rows.
-
-    Lives for one prompt and its decoding. Never changes the memory it was read from.
+    """What one prompt or step of frames may attend to, and its tail of new rows; never changes the memory it reads.
 
     Attributes:
         reads_queries: It wants every layer's queries for all rows, also where no output is needed.
@@ -325,6 +323,7 @@ class Memory(Protocol[S]):
 class Tiered(Protocol[S]):
     """A memory whose blocks may lie on a disk."""
 
+    max_blocks: int
     ram_blocks: int | None
 
     def house(self, state: S, disk: Any) -> S:

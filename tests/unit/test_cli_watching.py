@@ -11,9 +11,11 @@ import torch
 from typer.testing import CliRunner
 
 import headrace
+from headrace import video
 from headrace.cli import app
 from headrace.cli.output import Output
 from headrace.cli.watching import Asking, watch
+from headrace.engine.state import same
 from headrace.types import Frame, Query
 from unit.tiny import objects, run, save_tiny
 from unit.video_clips import every, make_clip
@@ -66,6 +68,21 @@ def test_a_live_source_goes_on_behind_what_was_seen(model: str) -> None:
     """A camera counts from 0 whenever it is opened."""
     steps, answers = watched(begun(model), Source([0.0, 0.5, 1.0], live=True, restarts=True), 2.5)
     assert (steps, answers) == ([2.0, 2.5, 3.0], [(2.5, 6)])
+
+
+def test_a_program_goes_on_with_a_saved_stream_in_three_lines(model: str, tmp_path: Path) -> None:
+    engine, address = headrace.load(model), "world:7,seconds=3"
+    whole, stream = engine.open("recent:4"), engine.open("recent:4")
+    for frame in video.open(address, fps=2):
+        whole.push(frame)
+    for frame in video.open(address, fps=2, end=1.5):
+        stream.push(frame)
+    stream.save(tmp_path)
+    resumed = engine.resume(tmp_path)
+    with video.open(address, fps=2, after=resumed.state.time_s, begins=resumed.state.began_s) as source:
+        for frame in resumed.unseen(source):
+            resumed.push(frame)
+    assert same(resumed.state, whole.state)
 
 
 @pytest.mark.parametrize("live", [False, True])

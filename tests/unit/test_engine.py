@@ -192,8 +192,30 @@ def test_queries_check_their_numbers():
     for options in ({"max_tokens": 2.5}, {"max_tokens": True}, {"seed": 2**70}, {"seed": -1}, {"evidence": 1.0}):
         with pytest.raises(ValueError, match=next(iter(options))):
             Query("hi", **options)
+    wrong = ({"temperature": "a"}, {"top_p": None}, {"repetition_penalty": "1"}, {"temperature": True})
+    for options in (*wrong, {"text": 5}):
+        name = "question" if "text" in options else next(iter(options))
+        with pytest.raises(ValueError, match=f"^{name}: "):
+            Query(**{"text": "hi", **options})
+    assert Query("hi", temperature=1, repetition_penalty=None).temperature == 1
     assert Query("hi", stop="pen").stop == ("pen",)
     assert engine_settings() == 3
+
+
+def test_what_a_pipeline_has_already_is_not_given_beside_it() -> None:
+    engine, pipeline = tiny(seed=1).engine, Pipeline.parse("recent:4", chunk_frames=2)
+    for given in ({"settings": "memory.frames=9"}, {"chunk_frames": 4}):
+        with pytest.raises(ValueError, match=r"^pipeline: "):
+            engine.open(pipeline, **given)
+    assert engine.open(pipeline).pipeline is pipeline
+    for wrong in (1.5, 0, True, "2"):
+        with pytest.raises(ValueError, match=r"^chunk_frames: "):
+            engine.open("recent:4", chunk_frames=wrong)
+
+
+def test_tuning_takes_fields_and_values() -> None:
+    with pytest.raises(ValueError, match=r"^memory: takes fields"):
+        tiny(seed=1).engine.open("recent:4").tune(memory=3)
 
 
 def engine_settings() -> int:

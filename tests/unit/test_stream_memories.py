@@ -176,6 +176,11 @@ def test_turns_without_frames_stay_within_the_bound(engine: Any, name: str) -> N
     assert stream.ask("what is there", max_tokens=2, evidence=3).frames_seen == 4
 
 
+def test_a_disk_to_which_nothing_would_go_is_refused(engine: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^disk: rekv keeps 3 blocks in all"):
+        engine.open("rekv", settings=("memory.max_blocks=3", "memory.ram_blocks=3"), disk=tmp_path / "disk")
+
+
 def test_blocks_that_have_no_place_when_a_stream_goes_on_are_told_of(engine: Any, tmp_path: Path, caplog: Any) -> None:
     stream = engine.open("rekv:2", settings=("memory.ram_blocks=2", "memory.window=20"), disk=tmp_path / "disk")
     for i in range(8):

@@ -6,11 +6,12 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import FrameType
 
 from headrace.cli.output import Output, size
 from headrace.engine import Governor, Stream
+from headrace.engine.following import unseen
 from headrace.types import Answer, Event, Query, Report
 from headrace.video import VideoSource
 
@@ -113,16 +114,12 @@ def watch(
         What came of it; questions without a time are still to be asked.
     """
     result, seen, last_s = Watched(), stream.num_frames, stream.state.time_s
-    index = stream.next_index
     taker = through or stream
     timed = sorted((ask for ask in asks if ask.at_s is not None), key=lambda ask: ask.at_s or 0.0)
     untimed = [ask for ask in asks if ask.at_s is None]
     with graceful(source) as stop, out.progress(f"watching {source.name}", source.num_frames) as move:
-        for taken in taker.awaiting(source) if isinstance(taker, Governor) and source.live else source:
-            if seen and not source.restarts and taken.time_s <= last_s:
-                continue
-            behind_s = last_s + 1 / (source.fps or 1.0) if seen and source.restarts else 0.0
-            frame, index = replace(taken, index=index, time_s=taken.time_s + behind_s), index + 1
+        frames = taker.awaiting(source) if isinstance(taker, Governor) and source.live else source
+        for frame in unseen(source, stream.state, frames):
             while timed and _is_due(timed[0], frame.time_s, seen=stream.num_frames, resumed=seen, last_s=last_s):
                 ask(stream, timed.pop(0), answered)
             for event in taker.push(frame):

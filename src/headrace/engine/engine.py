@@ -45,7 +45,7 @@ class Engine:
         pipeline: str | Pipeline = "dense",
         *,
         settings: Iterable[str] | str = (),
-        chunk_frames: int = 1,
+        chunk_frames: int | None = None,
         memory_mb: float | None = None,
         max_pixels: int | None = None,
         prompt: str = "trained",
@@ -58,7 +58,7 @@ class Engine:
         Args:
             pipeline: A Pipeline, or its text such as ``dense``, ``recent:4``, ``streamingllm:2048+uniform:0.3``.
             settings: ``role.field=value`` texts (or one), for a pipeline given as text.
-            chunk_frames: Frames per step, for a pipeline given as text.
+            chunk_frames: Frames per step, for a pipeline given as text; default 1.
             memory_mb: Most the stream's past may take, in MiB; None for no limit.
             max_pixels: Most pixels of a frame as the tower sees it, for models that take any size; the first frame's
                 shape then fixes the size of all.
@@ -73,7 +73,10 @@ class Engine:
         """
         if isinstance(pipeline, str):
             settings = (settings,) if isinstance(settings, str) else settings
-            pipeline = Pipeline.parse(pipeline, settings, chunk_frames=chunk_frames)
+            frames = 1 if chunk_frames is None else chunk_frames
+            pipeline = Pipeline.parse(pipeline, settings, chunk_frames=frames)
+        elif settings or chunk_frames is not None:
+            raise ValueError("pipeline: is a Pipeline and has its settings and chunk_frames; leave them out beside it")
         view = View(max_pixels=max_pixels, prompt=prompt)
         stream = Stream(self, pipeline, budget_bytes=_bytes(memory_mb), view=view)
         _house(stream, disk, disk_mb)

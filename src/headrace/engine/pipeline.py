@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,12 +33,16 @@ class Pipeline:
     chunk_frames: int = 1
 
     def __post_init__(self) -> None:
-        if self.chunk_frames < 1:
-            raise ValueError(f"chunk_frames: must be at least 1, not {self.chunk_frames}")
+        if isinstance(self.chunk_frames, bool) or not isinstance(self.chunk_frames, int) or self.chunk_frames < 1:
+            raise ValueError(f"chunk_frames: must be a whole number from 1, not {self.chunk_frames!r}")
         for method in self.methods().values():
             if not method.causal:
                 name = registry.name_of(method)
                 raise ValueError(f"{name} looks at frames that have not come yet; it cannot run on a live stream")
+        if self.speaker.reads_hidden and self.memory.kind == "tokens":
+            raise ValueError(
+                "this speaker reads the decoder's rows, and a token memory runs the decoder only when asked"
+            )
 
     @staticmethod
     def parse(text: str = "dense", settings: Iterable[str] = (), *, chunk_frames: int = 1) -> Pipeline:
@@ -97,6 +101,8 @@ class Pipeline:
             method = self.methods().get(role)
             if method is None:
                 raise ValueError(f"{role}: this pipeline has none")
+            if not isinstance(changes, Mapping):
+                raise ValueError(f"{role}: takes fields and their values, such as {{'keep': 30}}, not {changes!r}")
             for field in changes:
                 if field not in method.tunable:
                     raise ValueError(f"{role}.{field}: cannot change while a stream runs")

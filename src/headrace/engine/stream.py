@@ -17,6 +17,7 @@ from headrace.engine import saving
 from headrace.engine.answering import Prompt, Said, answer, check_told, opened
 from headrace.engine.checkpoints import EVERY_S, Checkpointer, Keeping
 from headrace.engine.folder import Folder
+from headrace.engine.following import Source, unseen
 from headrace.engine.listening import listen, stand
 from headrace.engine.pipeline import Pipeline
 from headrace.engine.state import StreamState, fork
@@ -65,10 +66,6 @@ class Stream:
         self._closed = False
         self._remembering = False
         self.report: Report | None = None
-        if pipeline.speaker.reads_hidden and pipeline.memory.kind == "tokens":
-            raise ValueError(
-                "this speaker reads the decoder's rows, and a token memory runs the decoder only when asked"
-            )
         check_bound(pipeline, self.spec, budget_bytes)
         self._observer: Callable[[Sight, Report], None] | None = None
         self._keeping = Keeping(folder)
@@ -101,6 +98,14 @@ class Stream:
         """Index of the frame that would follow the last one; above ``num_frames`` where frames were left out."""
         return max(self._state.next_index, self.num_frames)  # what an earlier version saved has no index
 
+    def unseen(self, source: Source) -> Iterator[Frame]:
+        """A source's frames that this stream has not seen, numbered and timed to follow on what it has.
+
+        Args:
+            source: Such as ``video.open(address, after=stream.state.time_s, begins=stream.state.began_s)``.
+        """
+        return unseen(source, self.state)
+
     def push(self, frame: Frame | Any) -> list[Event]:
         """Show the stream one frame.
 
@@ -118,8 +123,6 @@ class Stream:
             self._check_open()
             self._check_free()
             frame = frame if isinstance(frame, Frame) else frame_of(frame, self._state)
-            if not frame.image.numel():
-                raise ValueError("push: the picture is empty; takes a Frame or a uint8 (H, W, 3) picture")
             state = self._state if self._state.num_frames else self._settled(frame)
             pending, num_frames, next_index = (*state.pending, frame), state.num_frames + 1, frame.index + 1
             began_s = state.began_s if state.num_frames else frame.time_s
@@ -172,19 +175,18 @@ class Stream:
 
         Args:
             question: A text, or a Query.
-            **options: Fields of ``Query``: max_tokens, temperature, top_p, seed, stop, remember, evidence, frames.
+            **options: Fields of ``Query``: max_tokens, temperature, top_p, seed, stop, remember, ...
 
         Returns:
             The answer. The stream's memory is untouched unless ``remember`` was set.
 
         Raises:
             ValueError: An option is wrong, no frame was pushed yet, or the stream is closed.
+            TypeError: There is no such option.
             MemoryBudgetError: There is no room to remember the longest answer; nothing was asked.
         """
-        found = None
-        for part in self.ask_live(question, **options):
-            found = part if isinstance(part, Answer) else found
-        assert found is not None
+        *_, found = self.ask_live(question, **options)
+        assert isinstance(found, Answer)
         return found
 
     def ask_live(self, question: str | Query, **options: Any) -> Iterator[Token | Answer]:

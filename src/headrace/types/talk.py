@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from numbers import Real
 
 from torch import Tensor
 
@@ -41,13 +42,18 @@ class Query:
     frames: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.text.strip():
+        if not isinstance(self.text, str) or not self.text.strip():
             raise ValueError("question: is empty; give a question in words")
         object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
         for name in ("max_tokens", "seed", "evidence"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):
                 raise ValueError(f"{name}: must be a whole number, not {value!r}")
+        for name in ("temperature", "top_p", "repetition_penalty"):
+            value = getattr(self, name)
+            left_open = value is None and name == "repetition_penalty"
+            if isinstance(value, bool) or not (left_open or isinstance(value, Real)):
+                raise ValueError(f"{name}: must be a number, not {value!r}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed: must be from 0 to 2**63 - 1, not {self.seed}")
         if self.max_tokens < 1:

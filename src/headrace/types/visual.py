@@ -34,8 +34,10 @@ class Frame:
             or self.image.shape[2] != 3
             or not self.image.numel()
         ):
-            shape, dtype = tuple(self.image.shape), self.image.dtype
-            raise ValueError(f"a frame's image must be uint8 (height, width, 3) and not empty, not {dtype} {shape}")
+            kind, shape, dtype = type(self.image).__name__, tuple(self.image.shape), self.image.dtype
+            raise ValueError(
+                f"a frame's image must be a uint8 tensor (height, width, 3) and not empty, not a {dtype} {kind} {shape}"
+            )
 
     def fork(self) -> Frame:
         """Return itself: the value is never changed in place, so streams may share it."""
