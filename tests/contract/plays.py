@@ -73,12 +73,12 @@ class Case:
 def cases(table: str, *roles: str) -> list[Case]:
     """Cases of all registered methods of these roles, from the table ``VARIANTS`` or ``IDENTITY`` of their twins.
 
-    A method without a twin has none here; ``test_has_a_naive_twin`` fails for it.
+    A method whose twin is missing or lacks the table has none here; ``test_has_a_naive_twin`` fails for it.
     """
     found = []
     for entry in registry.entries().values():
         if entry.role in roles and has_twin(entry.name):
-            for values in getattr(twin_of(entry.name), table):
+            for values in getattr(twin_of(entry.name), table, ()):
                 found.extend(
                     Case(entry.name, entry.role, tuple(values.items()), where) for where in WHERE[entry.role]()
                 )
