@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -20,11 +21,17 @@ def test_methods_page_is_what_the_registry_says() -> None:
     assert page == result.stdout, "run: headrace methods --markdown > docs/methods.md"
 
 
-def test_readme_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_readme_python_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
-    assert len(found) == 1
-    exec(compile(found[0], "README.md", "exec"), {})
+    assert len(found) == 2
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for block in found:
+        exec(compile(block, "README.md", "exec"), names)
     assert re.match(r"\w+ \d+ ms \[[\d., ]+\]\n", capsys.readouterr().out)
+    assert names["stream"].state.time_s > 13
 
 
 def test_files_named_in_the_pages_exist() -> None:
