@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import headrace
 from headrace.backbones import ModelError, plain
+from headrace.backbones.loading import fingerprint
 from parity.models import QUESTION, WORDS, frames, random_model, tiny
 
 
@@ -80,6 +81,33 @@ def test_the_spec_says_what_the_model_is(folder):
 def test_fingerprints_tell_models_apart(folder):
     same, other = load(folder).backbone.spec, tiny(seed=2).engine.backbone.spec
     assert same.fingerprint == tiny(seed=1).engine.backbone.spec.fingerprint != other.fingerprint
+
+
+def test_any_training_and_any_setting_is_found(folder):
+    """Whatever answers may depend on: a saved stream, and rows of a bench, belong to one model."""
+    engine = load(folder)
+    model, settings = engine.backbone._model, {"positions": "repack"}
+    prints = [fingerprint(model, settings), fingerprint(model, {"positions": "original"})]
+    for name, weight in model.named_parameters():
+        with torch.no_grad():
+            weight.view(-1)[-1] += 0.25  # the last value; the first ones stay
+        prints.append(fingerprint(model, settings))
+        assert len(set(prints)) == len(prints), name
+    large = torch.nn.Linear(512, 512)
+    before = fingerprint(large, {})
+    with torch.no_grad():
+        large.weight += 1e-3
+        large.weight.view(-1)[:8] -= 1e-3
+    assert fingerprint(large, {}) != before
+
+
+def test_the_position_policy_of_the_configuration_belongs_to_the_model(folder):
+    before = load(folder).backbone.spec
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "headrace": {"positions": "original"}}))
+    after = load(folder).backbone.spec
+    assert (before.positions, after.positions) == ("repack", "original")
+    assert before.fingerprint != after.fingerprint
 
 
 def test_generation_config_adds_stop_ids(folder):

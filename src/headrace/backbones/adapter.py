@@ -20,8 +20,15 @@ from headrace.backbones.loading import Checkpoint, fingerprint
 from headrace.backbones.pictures import Pictures, read_pictures
 from headrace.backbones.tower import dense_pass
 from headrace.protocols import Context, LayerPruner, VisionBlock, Work
-from headrace.types import Cursor, Frame, Kind, ModelSpec, Segment, View, VisualTokens
+from headrace.types import Cursor, Frame, Kind, ModelSpec, Rope, Segment, View, VisualTokens
 
+DECIDING = (
+    "positions",
+    "scale",
+    "windows",
+    "stop_ids",
+    "repetition_penalty",
+)  # weights apart, what answers rest on
 ROW_COUNTS = 8  # lengths of segments whose way through the decoder is held: a frame's, an answer's word, questions'
 
 
@@ -118,11 +125,12 @@ class Adapter:
             "stop_ids": _stop_ids(getattr(self._model, "generation_config", None), text, self.tokenizer),
             "repetition_penalty": _penalty(getattr(self._model, "generation_config", None)),
             "prefix_rows": len(self._ids(self._prefix)),
-            "fingerprint": fingerprint(self._model),
         }
         if "rope" not in own:
             read["rope"] = read_rope(self._decoder, text)
-        return ModelSpec(**{**read, **own})
+        found = {**read, **own}
+        settings = {name: found[name] for name in DECIDING} | {"prefix": self._prefix, "rope": _plain(found["rope"])}
+        return ModelSpec(**found, fingerprint=fingerprint(self._model, settings))
 
     def choose(self, view: View, frame: Frame) -> View:
         """Leave the view as it is; a family that takes any size has its own."""
@@ -277,6 +285,11 @@ def visual_rows(tokens: VisualTokens, ids: Tensor, *, advance: int, turn: int) -
         turn=turn,
         deep=tokens.deep,
     )
+
+
+def _plain(rope: Rope) -> tuple[Any, ...]:
+    """Rotary settings as plain numbers."""
+    return (rope.inv_freq.tolist(), rope.scaling, rope.trained_length, rope.kind, rope.section)
 
 
 def _penalty(generation: Any) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import cached_file
 
 from headrace.backbones.int8 import quantise
+
+SAMPLED = 1 << 14  # values of a large weight that its fingerprint rests on
 
 
 class ModelError(ValueError):
@@ -133,12 +136,22 @@ class Checkpoint:
         return model.to(device).eval().requires_grad_(False)
 
 
-def fingerprint(model: Any) -> str:
-    """Hash the names, shapes and first values of all weights; finds another model or another training run."""
-    digest = hashlib.sha256()
+def fingerprint(model: Any, settings: Mapping[str, Any]) -> str:
+    """Hash all weights, large ones by values spread over them, and what else decides on answers.
+
+    Args:
+        model: The loaded model.
+        settings: Numbers of its configuration, as text is made of them.
+    """
+    digest = hashlib.sha256(repr(sorted(settings.items())).encode())
     for name, weight in model.named_parameters():
-        first = [] if weight.is_meta else weight.detach().flatten()[:8].float().cpu().tolist()
-        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype} {first}".encode())
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        if weight.is_meta:
+            continue
+        values = weight.detach().flatten()
+        if len(values) > SAMPLED:
+            values = values[(torch.arange(SAMPLED) * len(values) // SAMPLED).to(values.device)]
+        digest.update(values.view(torch.uint8).cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -74,7 +74,7 @@ class AskContext(CacheContext):
         if self._query and not self._asked and bool(text.any()):
             self._asked = True
             self._wanted = torch.nonzero(text).squeeze(1) + start
-            self._give(segment.embeds[text.to(segment.embeds.device)])
+            self._give(segment.embeds[torch.nonzero(text).squeeze(1).to(segment.embeds.device)])
 
     def angles(self) -> tuple[Tensor, Tensor] | None:
         """None where a question is read: what it looks up says where its rows stand."""

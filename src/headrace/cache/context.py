@@ -80,7 +80,8 @@ class CacheContext:
             None if part.moved is None else cos_sin(spec.rope, part.moved, dtype=spec.dtype, device=spec.device)
             for part in self._past
         ]
-        self._mass: list[Tensor] | None = None
+        self._noted: list[tuple[Tensor, Tensor]] = []
+        self._noted_rows = 0
         self._tables: list[RowView] = []  # of the past as it was when attention was noted
 
     def begin(self, segment: Segment) -> None:
@@ -201,26 +202,30 @@ class CacheContext:
 
     def _note(self, q: Tensor, seen: Sequence[Seen]) -> None:
         """Remember the attention of one row per layer; only the newest prompt counts."""
-        rows, weights = self._mass_of(q, seen)
         self._tables = [part.rows for part in self._past]
-        mass = torch.zeros(self._num_past() + self._num).index_add_(0, rows, weights)
-        self._mass = [*(self._mass or []), mass] if self._mass and len(self._mass[0]) == len(mass) else [mass]
+        num_rows = self._num_past() + self._num
+        self._noted = [*(self._noted if num_rows == self._noted_rows else []), self._mass_of(q, seen)]
+        self._noted_rows = num_rows
 
     def _mass_of(self, q: Tensor, seen: Sequence[Seen]) -> tuple[Tensor, Tensor]:
-        """Attention of the (H, 1, D) query to every row: (S,) row numbers over all parts, and (S,) shares."""
+        """Attention of the (H, 1, D) query to every row: (S,) row numbers over all parts, (S,) shares where q is."""
         groups = [_last_query(part.group) for part in seen]
         rows, mass = [], []
         for part, weights in zip(seen, attention_weights(q, groups, scale=self._spec.scale), strict=True):
             by_head = part.rows.ndim == 2
             rows.append((part.rows + part.offset).flatten())
             mass.append((weights / weights.shape[0]).flatten() if by_head else weights.mean(dim=0))
-        return torch.cat(rows), torch.cat(mass).cpu()
+        return torch.cat(rows), torch.cat(mass)
 
     def attention(self) -> Attention | None:
         """How much the last watched row looked at every row, mean over layers; None if nothing was watched."""
-        if not self._mass:
+        if not self._noted:
             return None
-        mass = torch.stack(self._mass).mean(dim=0)
+        places, shares = zip(*self._noted, strict=True)  # read back at once, not layer by layer
+        shares = torch.cat(shares).cpu().split([len(rows) for rows in places])
+        nothing = torch.zeros(self._noted_rows)
+        layers = [nothing.index_add(0, rows, share) for rows, share in zip(places, shares, strict=True)]
+        mass = torch.stack(layers).mean(dim=0)
         frames = [rows.column("frame") for rows in self._tables] + [seg.frame for seg in self._segments]
         times = [rows.column("time_s") for rows in self._tables] + [seg.time_s for seg in self._segments]
         num = len(mass)

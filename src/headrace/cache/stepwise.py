@@ -354,9 +354,9 @@ class StepContext(CacheContext):
         scores = work.scores
         for part in near:
             rows = part.rows + part.offset - work.cut
-            waits = rows >= 0
+            waits = torch.nonzero(rows >= 0).squeeze(1)
             mass = key_mass(q, part.group, lse, scale=self._spec.scale)
-            scores.index_add_(1, rows[waits].to(q.device), mass[:, waits.to(q.device)])
+            scores.index_add_(1, rows[waits].to(q.device), mass.index_select(1, waits.to(q.device)))
         self._working[layer] = replace(work, scores=scores)
 
     def _cut(self, layer: int, new: LayerSpan, end: int) -> None:

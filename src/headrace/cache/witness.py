@@ -19,7 +19,7 @@ class Witness:
     """Attention of the newest watched row, one entry per layer. A value.
 
     Attributes:
-        looked: (S,) arrival numbers and (S,) shares of attention per layer; a row may come twice.
+        looked: (S,) arrival numbers and (S,) shares of attention per layer, on any device; a row may come twice.
     """
 
     looked: tuple[tuple[Tensor, Tensor], ...] = ()
@@ -55,7 +55,7 @@ class Witness:
         looked: Retrieved | None,
     ) -> Attention:
         """The same, with (rows, frames, times) of what is kept elsewhere; where a row comes twice, the last holds."""
-        mass = torch.cat([mass for _, mass in self.looked]) / len(self.looked)
+        mass = torch.cat([mass for _, mass in self.looked]).cpu() / len(self.looked)  # all layers at once
         arrival, slot = torch.unique(torch.cat([rows for rows, _ in self.looked]), return_inverse=True)
         total = torch.zeros(len(arrival)).index_add_(0, slot, mass)
         frame = torch.full(arrival.shape, -1)

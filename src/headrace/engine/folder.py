@@ -22,7 +22,7 @@ from torch import Tensor
 
 from headrace.cache import Written
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "stream.json"
 MOST_BYTES = 1 << 28  # of one file of rows
 LEAST_USED = 0.5  # a file of rows of which a smaller share is still held is written anew, without the rest
@@ -175,7 +175,7 @@ class Folder:
 
     def _add(self, kind: str, tensors: dict[str, Tensor], files: dict[str, File], fresh: list[Path]) -> str:
         """Write a file of tensors that is called after what it holds; returns its name."""
-        data = save_tensors({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+        data = save_tensors(_apart(tensors))
         checksum = hashlib.sha256(data).hexdigest()
         name = f"{kind}-{checksum[:16]}.safetensors"
         path = self.path / name
@@ -204,6 +204,20 @@ class Folder:
 def checksum_of(stream: dict[str, Any]) -> str:
     """Checksum of a manifest's content."""
     return hashlib.sha256(json.dumps(stream).encode()).hexdigest()
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, each with memory of its own; safetensors writes nothing that shares any."""
+    found, used = {}, set()
+    for name, tensor in tensors.items():
+        held = tensor.cpu().contiguous()
+        memory = held.untyped_storage()
+        if memory.nbytes() != held.nbytes or memory.data_ptr() in used:
+            held = held.clone()
+            memory = held.untyped_storage()
+        used.add(memory.data_ptr())
+        found[name] = held
+    return found
 
 
 def _groups(written: Sequence[Written]) -> Iterator[list[Written]]:

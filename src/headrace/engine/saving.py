@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ from headrace.types import ModelSpec, View
 
 __all__ = ["MANIFEST", "SavedStreamError", "Snapshot", "load", "snapshot"]
 
-READS = (1, FORMAT)  # format 1 had one file of tensors
+_log = logging.getLogger("headrace.engine")
+
+READS = (1, 2, FORMAT)  # format 1 had one file of tensors; fingerprints of 1 and 2 saw few of the weights
 
 
 def snapshot(pipeline: Pipeline, state: StreamState, spec: ModelSpec) -> Snapshot:
@@ -58,7 +61,9 @@ def load(path: Path, look: Callable[[View], ModelSpec], *, into: Folder | None =
     if not manifest.is_file():
         raise SavedStreamError(f"{path}: holds no {MANIFEST}; give a folder that a stream was saved to")
     stream, spec = _read(manifest), look(View())
-    if stream["model"]["fingerprint"] != spec.fingerprint:
+    if stream["model"]["fingerprint"] is None:
+        _log.warning("%s: was saved by an earlier version; whether with these weights cannot be told", manifest)
+    elif stream["model"]["fingerprint"] != spec.fingerprint:
         raise SavedStreamError(
             f"{manifest}: was saved with the model {stream['model']['name']!r}, not with the weights of {spec.name!r}"
         )
@@ -124,6 +129,8 @@ def _read(path: Path) -> dict[str, Any]:
             if version == 1:
                 only = stream["tensors"]
                 stream |= {"files": {only["file"]: only["sha256"]}, "tensors": only["file"], "written": []}
+            if version < 3:
+                stream["model"]["fingerprint"] = None
             return stream
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SavedStreamError(f"{path}: is damaged ({error})") from None

@@ -80,7 +80,7 @@ class ModelSpec:
         position_rows: P, 1 or 3.
         around_rows: Most rows a step has around its visual tokens: newlines, delimiters, timestamps.
         prefix_rows: Rows before the first frame, the sinks of memories that keep them.
-        fingerprint: Hash of shapes and some of the weights; a saved stream goes on only with the same model.
+        fingerprint: Hash of weights and settings; a saved stream goes on only with the same model.
     """
 
     family: str

@@ -114,9 +114,9 @@ class PageContext(AskContext):
         if not self._asked:  # what the newest frame looks with
             assert self._angles is not None
             at = new.rows[-q.shape[1] :] - int(self._numbers[0])
-            watching = self._segments[-1].frame[at] == self._segments[-1].frame.max()
-            cos, sin = (x[at][watching] for x in self._angles)
-            self._queries[layer] = rotate(q[:, watching.to(q.device)], cos, sin)
+            watching = torch.nonzero(self._segments[-1].frame[at] == self._segments[-1].frame.max()).squeeze(1)
+            cos, sin = (x[at[watching]] for x in self._angles)
+            self._queries[layer] = rotate(q.index_select(1, watching.to(q.device)), cos, sin)
         return super()._new(layer, q, new)
 
     def _lay_out(self, layer: int, q: Tensor) -> Layout:
