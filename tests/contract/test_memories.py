@@ -291,7 +291,9 @@ def _span(model: ModelSpec, i: int, kind: str, num_rows: int = 64) -> Span:
     if num_rows < 64:
         seg = text_rows(i, num_rows, model.position_rows, model.dtype, kind=Kind.PREFIX, turn=0)
         return Span(seg, _layers(model, num_rows, generator))
-    tokens = VisualTokens(torch.randn(64, DIM, generator=generator), frame, row, col, BIG, (i,), (float(i),))
+    deep = torch.randn(len(model.taps), 64, DIM, generator=generator) if model.taps else None
+    features = torch.randn(64, DIM, generator=generator)
+    tokens = VisualTokens(features, frame, row, col, BIG, (i,), (float(i),), deep=deep)
     seg, _ = place(wrapped(tokens, model.position_rows), Cursor(next=5 + 64 * i))
     return Span(seg, tokens=tokens) if kind == "tokens" else Span(seg, _layers(model, 64, generator))
 
@@ -312,10 +314,13 @@ def _fill(method: Any, model: ModelSpec, state: Any, steps: range) -> tuple[Any,
     return state, sizes
 
 
-def test_bytes_stay_below_the_declared_bound(memory_case: Case):
+@pytest.mark.parametrize("taps", [(), (0, 1)], ids=["plain", "deepstack"])
+def test_bytes_stay_below_the_declared_bound(memory_case: Case, taps: tuple[int, ...]):
     """200 frames of 64 rows; flat where a bound is declared, honest growth where there is none."""
     method = memory_case.build()
-    model = spec(position_rows=LAYOUTS[memory_case.where][0], grid=BIG)
+    if taps and method.kind == "kv":
+        taps = ()  # its rows are the decoder's, whatever joined them
+    model = dataclasses.replace(spec(position_rows=LAYOUTS[memory_case.where][0], grid=BIG), taps=taps)
     bound = method.bound_bytes(model)
     state, sizes = _fill(method, model, method.init(model), range(200))
     if bound is None:

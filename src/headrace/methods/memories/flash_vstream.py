@@ -222,15 +222,16 @@ class FlashVStream(Method):
         return kept + sum(turn.rows.num_bytes() for turn in state.turns)
 
     def bound_bytes(self, spec: ModelSpec) -> int | None:
-        """Centroids, as many full units, and the turns, without deepstack features; no bound with ``bank="all"``."""
+        """Centroids, as many full units, deepstack features included, and the turns; no bound with ``bank="all"``."""
         if self.bank == "all":
             return None
-        cells, width = -(-spec.grid[0] // 2) * -(-spec.grid[1] // 2), spec.dim * spec.dtype.itemsize
-        full = spec.grid[0] * spec.grid[1] * (width + 28) + cells * width
-        turns = self.turn_rows * (width + 33 + 8 * spec.position_rows)
-        return (
-            self.synopsis * (cells * spec.dim * 4 + 32) + (self.synopsis + self.recent) * full + cells * width + turns
-        )
+        cells, planes = -(-spec.grid[0] // 2) * -(-spec.grid[1] // 2), 1 + len(spec.taps)
+        row = spec.dim * spec.dtype.itemsize
+        small = cells * row * planes
+        full = spec.grid[0] * spec.grid[1] * (row * planes + 28) + small
+        centroids = self.synopsis * (cells * spec.dim * 4 * planes + 32)
+        turns = self.turn_rows * (row + 33 + 8 * spec.position_rows)
+        return centroids + (self.synopsis + self.recent) * full + small + turns
 
 
 _CHOICES = {
