@@ -154,7 +154,8 @@ def test_rows_are_written_once(tmp_path):
 
 def test_a_save_costs_the_same_however_long_the_stream_is(tmp_path, monkeypatch):
     """Rows of the past are not written again: in a memory that forgets nothing, the tenth save is like the second."""
-    disk, stream, costs = Disk().install(monkeypatch), opened("streamingllm:4000"), []
+    stream, costs = opened("streamingllm:4000"), []  # first: a model that is made anew unlinks files
+    disk = Disk().install(monkeypatch)
     stream._state.memory.window.block_rows = 64
     monkeypatch.setattr(type(stream.pipeline.memory), "_block_rows", 64)
     for _ in range(10):
@@ -467,3 +468,59 @@ def test_checkpoints_come_whatever_an_observer_raises(tmp_path):
         kept.wait()
         assert kept.num_saved == num
     assert same(resume(tmp_path).state, stream.state)
+
+
+def test_saving_removes_only_what_saves_have_left(tmp_path):
+    own = ("state-of-art.safetensors", "rows-mine.safetensors.bak", "rows.safetensors", "notes.txt")
+    left = ("rows-0123456789abcdef.safetensors", "state-0123456789abcdef.safetensors.part")
+    for name in (*own, *left):
+        (tmp_path / name).write_text("x")
+    opened(num=4).save(tmp_path)
+    assert names(tmp_path) == {*own, *manifest(tmp_path)["files"], "stream.json"}
+
+
+def test_a_folder_belongs_to_one_stream_at_a_time(tmp_path, monkeypatch):
+    """Two would each remove the files of the other."""
+    monkeypatch.setattr(folder, "WAIT_S", 0.1)
+    first, second = opened(num=4), opened(num=6)
+    with first.checkpoint(tmp_path):
+        for save in (second.checkpoint, second.save, second.fork().save):
+            with pytest.raises(SavedStreamError, match="another stream is saved there; give another folder"):
+                save(tmp_path)
+        first.save(tmp_path)  # its own may be saved in between
+        pushed(first, 2)
+    assert same(resume(tmp_path).state, first.state)
+    with second.checkpoint(tmp_path):
+        pass
+    assert same(resume(tmp_path).state, second.state)
+    with pytest.raises(KeyboardInterrupt), first.checkpoint(tmp_path):
+        raise KeyboardInterrupt
+    second.save(tmp_path)
+
+
+def test_streams_that_save_to_a_folder_in_turn_leave_it_whole(tmp_path):
+    one, two = opened(num=70), opened(num=75)
+    for _ in range(3):
+        for stream in (one, two):
+            pushed(stream, 3).save(tmp_path)
+            assert same(resume(tmp_path).state, stream.state)
+
+
+def test_a_checkpoint_that_meets_a_lost_block_says_so(tmp_path):
+    stream = tiny("frame", seed=1).engine.open(
+        "rekv:2", settings=("memory.window=10", "memory.ram_blocks=1"), disk=tmp_path / "disk"
+    )
+    said: list[str] = []
+    checkpoint = stream.checkpoint(tmp_path / "saved", every_s=0, noted=said.append)
+    pushed(stream, 8)
+    checkpoint.wait()
+    for file in (tmp_path / "disk").rglob("*.kv"):
+        file.unlink()
+    checkpoint.folder._places.clear()  # as if none had been saved
+    pushed(stream, 1)
+    checkpoint.wait()
+    assert isinstance(checkpoint.error, SavedStreamError)
+    assert len(said) == 1
+    assert "the stream goes on" in said[0]
+    with pytest.raises(SavedStreamError, match="cannot be read back"):
+        checkpoint.close()

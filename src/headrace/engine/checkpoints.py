@@ -45,7 +45,7 @@ class Checkpointer:
 
     Raises:
         ValueError: ``every_s`` is no time.
-        SavedStreamError: The folder cannot be written to.
+        SavedStreamError: The folder cannot be written to, or another stream is being saved there.
     """
 
     def __init__(
@@ -60,10 +60,12 @@ class Checkpointer:
         if not 0 <= every_s < float("inf"):
             raise ValueError(f"checkpoint every: must be 0 seconds or more, not {every_s:g}")
         folder.check()
+        folder.hold()
         self._snap, self.folder, self._every_s = snap, folder, every_s
         self._noted, self._clock = noted or _log.warning, clock
         self._due = clock() + every_s
         self._writer: threading.Thread | None = None
+        self._holds = True
         self.num_saved = 0
         self.stall_ms = self.write_ms = 0.0
         self.error: SavedStreamError | None = None
@@ -98,13 +100,21 @@ class Checkpointer:
         """
         self._due = float("inf")
         self.wait()
-        self.folder.write(self._snap())
+        try:
+            self.folder.write(self._snap())
+        finally:
+            self._let_go()
         self.num_saved += 1
+
+    def _let_go(self) -> None:
+        if self._holds:
+            self._holds = False
+            self.folder.let_go()
 
     def _write(self, shot: Snapshot, start: float) -> None:
         try:
             self.folder.write(shot)
-        except (SavedStreamError, MemoryError, RuntimeError) as error:
+        except Exception as error:  # whatever it is: the thread ends here, and the stream goes on
             if self.error is None:
                 self._noted(f"{error}; the stream goes on, and the next checkpoint will try again")
             self.error = error if isinstance(error, SavedStreamError) else SavedStreamError(str(error))
@@ -122,6 +132,7 @@ class Checkpointer:
         if error is not None and not isinstance(error, Exception):
             self._due = float("inf")
             self.wait()
+            self._let_go()
             return
         try:
             self.close()

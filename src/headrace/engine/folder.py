@@ -2,20 +2,24 @@
 
 ``rows-*.safetensors`` holds rows that never change again, written once. ``state-*.safetensors`` holds everything else,
 written anew by every save. ``stream.json``, the manifest, names all files with their checksums and is renamed into
-place last: a folder holds the old stream or the new one, never half of each. What it does not name is removed after.
+place last: a folder holds the old stream or the new one, never half of each. Files of earlier saves are removed after
+that, and nothing else. Whoever writes has the folder locked, also against other processes.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import re
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, finalize
 
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -24,6 +28,8 @@ from headrace.cache import Written
 
 FORMAT = 3
 MANIFEST = "stream.json"
+WAIT_S = 5.0  # for a save by somebody else to end
+NAMES = re.compile(r"(rows|state)-[0-9a-f]{16}\.safetensors(\.part)?")  # of files that saves leave behind
 MOST_BYTES = 1 << 28  # of one file of rows
 LEAST_USED = 0.5  # a file of rows of which a smaller share is still held is written anew, without the rest
 
@@ -89,6 +95,8 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
+        self._guard: finalize[..., Folder] | None = None  # closes what holds the lock, at the latest with this
+        self._holders = 0
         self._places: WeakKeyDictionary[Any, Place] = WeakKeyDictionary()
         self._files: dict[str, File] = {}
 
@@ -113,6 +121,48 @@ class Folder:
         except OSError as error:
             raise self._unwritable(error) from None
 
+    def hold(self) -> None:
+        """Keep everybody else from writing to the folder, until ``let_go`` was called as often.
+
+        Raises:
+            SavedStreamError: Somebody writes to it, or it cannot be written to.
+        """
+        with self._lock:
+            self._guard = self._guard or self._locked()
+            self._holders += 1
+
+    def let_go(self) -> None:
+        """Let others write to it again."""
+        with self._lock:
+            self._holders -= 1
+            self._unlock()
+
+    def _locked(self) -> finalize[..., Folder]:
+        """Lock the folder; wait for that, not for long: a checkpointer holds it for as long as its stream runs."""
+        try:
+            self._make()
+            held = os.open(self.path, os.O_RDONLY)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        guard, until = finalize(self, os.close, held), time.monotonic() + WAIT_S
+        while True:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() < until:
+                    time.sleep(0.05)
+                    continue
+                guard()
+                raise SavedStreamError(f"{self.path}: another stream is saved there; give another folder") from None
+            except OSError:  # some network file systems lock no folders
+                pass
+            return guard
+
+    def _unlock(self) -> None:
+        if self._holders == 0 and self._guard is not None:
+            self._guard()
+            self._guard = None
+
     def write(self, shot: Snapshot) -> None:
         """Write what the folder does not hold yet, then the manifest; the old stream is there until that is done.
 
@@ -121,13 +171,17 @@ class Folder:
         """
         with self._lock:
             fresh: list[Path] = []
+            self._guard = self._guard or self._locked()
             try:
-                self._make()
                 self._write(shot, fresh)
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 for path in fresh:  # a full disk is not made any fuller
                     _try_unlink(path)
-                raise self._unwritable(error) from None
+                if isinstance(error, OSError):
+                    raise self._unwritable(error) from None
+                raise SavedStreamError(f"{self.path}: the stream cannot be saved ({error})") from None
+            finally:
+                self._unlock()
 
     def _write(self, shot: Snapshot, fresh: list[Path]) -> None:
         files, places = self._held(shot.written)
@@ -192,10 +246,9 @@ class Folder:
 
     def _clear(self) -> None:
         """Remove files of earlier saves; what cannot be removed stays for the next time."""
-        for kind in ("rows", "state"):
-            for path in self.path.glob(f"{kind}-*.safetensors*"):
-                if path.name not in self._files:
-                    _try_unlink(path)
+        for path in self.path.iterdir():
+            if NAMES.fullmatch(path.name) and path.name not in self._files:
+                _try_unlink(path)
 
     def _unwritable(self, error: OSError) -> SavedStreamError:
         return SavedStreamError(f"{self.path}: cannot be written to ({error.strerror or error})")
