@@ -44,22 +44,29 @@ def entries() -> Mapping[str, Entry]:
     """All methods by name, in the order of roles and names.
 
     Raises:
-        RuntimeError: A file defines no or several method classes, or two files share a name.
+        ValueError: A file cannot be imported, defines no or several method classes, or two files share a name.
     """
     found: dict[str, Entry] = {}
     for folder, role in ROLES.items():
         package = importlib.import_module(f"{headrace.methods.__name__}.{folder}")
         for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
-            module = importlib.import_module(f"{package.__name__}.{info.name}")
+            try:
+                module = importlib.import_module(f"{package.__name__}.{info.name}")
+            except Exception as error:  # somebody is writing it
+                kind = type(error).__name__
+                raise ValueError(f"methods/{folder}/{info.name}.py: cannot be used ({kind}: {error})") from error
             classes = [
                 value
                 for value in vars(module).values()
                 if inspect.isclass(value) and value.__module__ == module.__name__ and hasattr(value, "card")
             ]
             if len(classes) != 1:
-                raise RuntimeError(f"{module.__name__} must define exactly one method class, not {len(classes)}")
+                raise ValueError(
+                    f"methods/{folder}/{info.name}.py: must define one class with a card, not {len(classes)}"
+                )
             if info.name in found:
-                raise RuntimeError(f"two methods are called {info.name!r}")
+                other = found[info.name].method.__module__.split(".")[-2]
+                raise ValueError(f"methods/{folder}/{info.name}.py: methods/{other} has a method of this name already")
             found[info.name] = Entry(info.name, role, classes[0])
     return found
 
@@ -71,7 +78,7 @@ def presets() -> Mapping[str, str]:
     for entry in entries().values():
         for name, text in entry.method.presets.items():
             if name in found:
-                raise RuntimeError(f"two presets are called {name!r}")
+                raise ValueError(f"preset {name!r}: {entry.name} and another method both have one of this name")
             found[name] = text
     return found
 

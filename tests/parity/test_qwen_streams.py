@@ -229,7 +229,7 @@ def test_a_first_frame_that_fails_leaves_the_size_open():
         streamed(stream, [frame, replace(frame, index=1)])
     fresh = engine.open("full", memory_mb=0.05)
     with pytest.raises(MemoryBudgetError):
-        streamed(fresh, [frame] * 2)
+        streamed(fresh, [frame, replace(frame, index=1, time_s=1.0)])
     roomy = engine.open("full", chunk_frames=1)
     with pytest.raises(ValueError, match="times as long"):
         roomy.push(torch.zeros(900, 2, 3, dtype=torch.uint8))

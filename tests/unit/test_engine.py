@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import headrace
+from headrace import video
 from headrace.engine import Engine, Pipeline
 from headrace.engine.state import same
-from headrace.types import Decision, Event, Observation, Query
+from headrace.types import Decision, Event, Frame, Observation, Query
 from parity.models import QUESTION, frames, tiny
 
 
@@ -221,3 +222,40 @@ def test_tuning_takes_fields_and_values() -> None:
 def engine_settings() -> int:
     stream = tiny(seed=1).engine.open("uniform", settings="compressor.keep=3")
     return stream.pipeline.compressor.keep
+
+
+def test_a_question_is_text_in_utf_8() -> None:
+    with pytest.raises(ValueError, match=r"^question: 'q\\udcff' holds bytes that are no UTF-8"):
+        Query("q\udcff")
+
+
+@pytest.mark.parametrize(
+    ("index", "time_s", "says"),
+    [(-1, 0.0, "index"), (2**62, 0.0, "index"), (0, float("nan"), "time_s"), (0, float("inf"), "time_s")],
+)
+def test_a_frame_has_a_number_and_a_time(index: int, time_s: float, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Frame(index, time_s, torch.zeros(8, 8, 3, dtype=torch.uint8))
+
+
+def test_a_frame_follows_the_last_one() -> None:
+    """Moments are found again by index and time, so neither goes back."""
+    stream = tiny(seed=1).engine.open("recent:4")
+    for frame in frames(3):
+        stream.push(frame)
+    last = stream.state
+    for wrong in (replace(frames(3)[2]), replace(frames(4)[3], time_s=0.0), replace(frames(4)[3], index=1)):
+        with pytest.raises(ValueError, match=r"^push: frame \d at .* does not follow frame 2"):
+            stream.push(wrong)
+    assert stream.state is last
+    stream.push(replace(frames(4)[3], time_s=last.time_s))  # frames of one instant are taken
+
+
+def test_another_video_is_appended() -> None:
+    stream = tiny(seed=1).engine.open("recent:8")
+    for _ in range(2):
+        with video.open([torch.zeros(8, 8, 3, dtype=torch.uint8)] * 3, fps=2) as source:
+            for frame in stream.unseen(source, append=True):
+                stream.push(frame)
+    assert [frame for item in stream.state.memory.items for frame in item.frames] == [0, 1, 2, 3, 4, 5]
+    assert stream.state.time_s == 2.5

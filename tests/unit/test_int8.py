@@ -148,3 +148,10 @@ def test_loading_never_holds_two_copies(tmp_path, form):
     assert found["grown"] < 1.5 * whole
     if form == "int8":  # full weights stay mapped and are read when they are first used
         assert found["grown"] > found["weights"]
+
+
+def test_an_answer_of_a_token_memory_runs_no_rows_at_times() -> None:
+    """The last layer of rows that nobody reads has none left to multiply."""
+    stream = headrace.load("nano", dtype="bfloat16", weights="int8").open("recent:2")
+    stream.push(torch.zeros(64, 64, 3, dtype=torch.uint8))
+    assert stream.ask("how many things are there", max_tokens=3).frames_seen == 1

@@ -220,7 +220,7 @@ def test_two_presets_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch):
     one.presets = {"gist": "full"}
     both = {name: registry.Entry(name, "memory", one) for name in ("a", "b")}
     monkeypatch.setattr(registry, "entries", lambda: both)
-    with pytest.raises(RuntimeError, match="two presets are called 'gist'"):
+    with pytest.raises(ValueError, match=r"preset 'gist': \w+ and another method both have one"):
         registry.presets.__wrapped__()
 
 

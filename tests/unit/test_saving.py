@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 
 import headrace
 from headrace.engine import SavedStreamError
-from headrace.engine.folder import _apart
+from headrace.engine.folder import _apart, checksum_of
 from headrace.engine.state import fork, pack, same, unpack
 from headrace.types import Frame
 from parity.models import QUESTION, frames, tiny
@@ -147,6 +147,15 @@ def test_a_file_stands_where_the_folder_should_be(tmp_path):
 def test_another_model(tmp_path):
     refused(saved(tmp_path), "weights", seed=2)
     refused(tmp_path, "weights", clip="frame", seed=2)
+
+
+def test_another_type_of_numbers_is_named(tmp_path):
+    path = saved(tmp_path)
+    manifest = json.loads((path / "stream.json").read_text())
+    stream = manifest["stream"]
+    stream["model"] |= {"dtype": "bfloat16", "fingerprint": "0123"}
+    (path / "stream.json").write_text(json.dumps({**manifest, "sha256": checksum_of(stream)}))
+    refused(path, "was saved in bfloat16, this model is in float32; load it in bfloat16")
 
 
 def test_another_format(tmp_path):

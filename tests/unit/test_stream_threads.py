@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -194,3 +195,56 @@ def test_tokens_are_of_one_answer():
     for parts, question in zip(mixed, (QUESTION, "w9 w8"), strict=True):
         assert parts[-1].tokens == tuple(p.id for p in parts if isinstance(p, Token))
         assert parts[-1].tokens == stream.ask(question, max_tokens=5).tokens
+
+
+def test_a_remembered_answer_may_be_iterated_by_any_thread() -> None:
+    """As web servers do that drain a generator in a pool."""
+    stream, twin = (tiny(seed=1).engine.open("full") for _ in "ab")
+    for one in (stream, twin):
+        for frame in frames(3):
+            one.push(frame)
+    live = stream.ask_live(QUESTION, remember=True, max_tokens=6)
+    parts = []
+    for _ in range(20):
+        with ThreadPoolExecutor(1) as pool:
+            part = pool.submit(next, live, None).result()
+        if part is None:
+            break
+        parts.append(part)
+    assert parts[-1].tokens == twin.ask(QUESTION, remember=True, max_tokens=6).tokens
+    for one in (stream, twin):
+        one.push(frames(4)[3])
+    assert same(stream.state, twin.state)
+
+
+def test_an_answer_that_nobody_iterates_any_more_is_told_of_and_can_be_closed() -> None:
+    stream = tiny(seed=1).engine.open("full")
+    for frame in frames(3):
+        stream.push(frame)
+    live = stream.ask_live(QUESTION, remember=True, max_tokens=6)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(next, live).result()
+    with pytest.raises(ValueError, match="whose thread has ended"):
+        stream.push(frames(4)[3])
+    assert stream.ask(QUESTION, max_tokens=2).frames_seen == 3, "what only reads goes on"
+    live.close()
+    stream.push(frames(4)[3])
+    assert stream.num_frames == 4
+
+
+def test_a_push_waits_while_another_thread_writes_an_answer_down() -> None:
+    stream = tiny(seed=1).engine.open("full")
+    for frame in frames(3):
+        stream.push(frame)
+    live = stream.ask_live(QUESTION, remember=True, max_tokens=6)
+    next(live)
+    with ThreadPoolExecutor(1) as pool:
+        pushed = pool.submit(stream.push, frames(4)[3])
+        time.sleep(0.2)
+        assert not pushed.done()
+        with pytest.raises(ValueError, match="iterate that to its end first"):
+            stream.push(frames(4)[3])
+        answer = list(live)[-1]
+        pushed.result(timeout=10)
+    assert answer.frames_seen == 3
+    assert stream.num_frames == 4

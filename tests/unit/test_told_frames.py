@@ -11,8 +11,10 @@ import torch
 
 from headrace import load, registry
 from headrace.cache import Disk
+from headrace.engine.state import same
 from headrace.methods.memories.rekv import ReKV
 from headrace.types import Cursor, Frame, Query
+from parity.models import frames, tiny
 from reference.naive.decoder import Decoder, drive, spec
 from unit.test_rekv_infllm import asked, shown, stream
 from unit.tiny import run
@@ -70,9 +72,9 @@ def test_a_question_may_say_which_frames_it_wants():
         assert {moment.frame for moment in told.evidence} == {1, 3}
         with pytest.raises(ValueError, match="frames: the memory does not hold 5; it holds 5, from 0 to 4"):
             stream.ask("how many things are there", frames=(5,))
-    for frames in ((-1,), (1.5,), ("1",), (True,), 3):
+    for wrong in ((-1,), (1.5,), ("1",), (True,), 3):
         with pytest.raises(ValueError, match="frames: must be stream indices"):
-            Query("what", frames=frames)
+            Query("what", frames=wrong)
     asks = ("ask", "world:3,seconds=3", "how many things are there", "--json", "--max-tokens", "2")
     status, stdout, _ = run(*asks, "--pipeline", "rekv:1", "--frames", "1,3-4")
     (found,) = (x for x in map(json.loads, stdout.splitlines()) if x["event"] == "answer")
@@ -86,3 +88,21 @@ def test_a_question_may_say_which_frames_it_wants():
         status, _, stderr = run(*asks, "--pipeline", pipeline, "--frames", frames)
         assert status != 0
         assert line in stderr
+
+
+def test_a_remembered_question_that_is_refused_changes_nothing() -> None:
+    """Frames that waited for their step wait on."""
+    engine = tiny("frame", seed=1).engine
+    stream = engine.open("rekv:2+stc_cacher", chunk_frames=3)
+    for frame in frames(4):
+        stream.push(frame)
+    before = stream.fork()
+    with pytest.raises(ValueError, match="does not hold 99"):
+        stream.ask("w1", remember=True, max_tokens=2, frames=(99,))
+    assert len(stream.state.pending) == 1
+    assert same(stream.state, before.state)
+    for frame in frames(4, first=4):
+        stream.push(frame)
+        before.push(frame)
+    assert stream.ask("w1", max_tokens=4).tokens == before.ask("w1", max_tokens=4).tokens
+    assert stream.ask("w1", remember=True, max_tokens=2, frames=(0,)).frames_seen == 8

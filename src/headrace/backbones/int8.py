@@ -39,7 +39,7 @@ class Int8Linear(nn.Module):
         rows = x.reshape(-1, x.shape[-1])
         few = x.dtype == torch.bfloat16 and rows.shape[0] <= NARROW_ROWS and rows.shape[1] % OP_WIDTH == 0
         if few and x.device.type == "cpu":
-            out = torch._weight_int8pack_mm(rows, self.codes, self.scale).view(*x.shape[:-1], -1)
+            out = torch._weight_int8pack_mm(rows, self.codes, self.scale).view(*x.shape[:-1], self.codes.shape[0])
         else:
             out = nn.functional.linear(x, self.codes.to(x.dtype)) * self.scale
         return out if self.bias is None else out + self.bias

@@ -25,7 +25,9 @@ class Source(Protocol):
         """Its frames."""
 
 
-def unseen(source: Source, state: StreamState, frames: Iterable[Frame] | None = None) -> Iterator[Frame]:
+def unseen(
+    source: Source, state: StreamState, frames: Iterable[Frame] | None = None, *, append: bool = False
+) -> Iterator[Frame]:
     """Number and time a source's frames so that they follow on what a stream has seen, and leave out what it has seen.
 
     A source with a beginning keeps its times. The clock of one that begins anew whenever it is opened is moved to a
@@ -35,9 +37,10 @@ def unseen(source: Source, state: StreamState, frames: Iterable[Frame] | None = 
         source: Where from.
         state: The stream's state before them.
         frames: The source's frames, where they come through something else.
+        append: Move the clock of any source, because none of it has been seen.
     """
     seen, last_s, index = state.num_frames > 0, state.time_s, max(state.next_index, state.num_frames)
-    behind_s = last_s + 1 / (source.fps or 1.0) if seen and source.restarts else 0.0
+    behind_s = last_s + 1 / (source.fps or 1.0) if seen and (append or source.restarts) else 0.0
     return _numbered(source if frames is None else frames, index, behind_s, None if behind_s or not seen else last_s)
 
 

@@ -20,7 +20,7 @@ from headrace.engine import dials
 from headrace.engine.choices import Choice
 from headrace.engine.costs import FLOOR_MS, OFTEN, TAIL_SAMPLES, Curve, Shares
 from headrace.engine.pace import Pace
-from headrace.engine.step import frame_of
+from headrace.engine.step import next_frame
 from headrace.engine.stream import Stream
 from headrace.engine.threads import Threads
 from headrace.types import Event, Frame, Report
@@ -209,7 +209,7 @@ class Governor:
         """Count skipped frames in the index and time of a bare picture."""
         if isinstance(frame, Frame):
             return frame
-        found = frame_of(frame, self.stream.state)
+        found = next_frame(frame, self.stream.state)
         late = self._in_a_row if self.stream.num_frames else 0
         return replace(found, index=found.index + late, time_s=found.time_s + late)
 

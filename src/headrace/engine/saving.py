@@ -39,7 +39,7 @@ def snapshot(pipeline: Pipeline, state: StreamState, spec: ModelSpec) -> Snapsho
     tensors: dict[str, Tensor] = {}
     written: list[Written] = []
     tree = pack(state, tensors, written)
-    model = {"name": spec.name, "fingerprint": spec.fingerprint}
+    model = {"name": spec.name, "fingerprint": spec.fingerprint, "dtype": str(spec.dtype).removeprefix("torch.")}
     return Snapshot({"model": model, "pipeline": _describe(pipeline), "state": tree}, tensors, written)
 
 
@@ -64,6 +64,9 @@ def load(path: Path, look: Callable[[View], ModelSpec], *, into: Folder | None =
     if stream["model"]["fingerprint"] is None:
         _log.warning("%s: was saved by an earlier version; whether with these weights cannot be told", manifest)
     elif stream["model"]["fingerprint"] != spec.fingerprint:
+        dtype, saved = str(spec.dtype).removeprefix("torch."), stream["model"].get("dtype")
+        if saved not in (None, dtype):
+            raise SavedStreamError(f"{manifest}: was saved in {saved}, this model is in {dtype}; load it in {saved}")
         raise SavedStreamError(
             f"{manifest}: was saved with the model {stream['model']['name']!r}, not with the weights of {spec.name!r}"
         )

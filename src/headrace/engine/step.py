@@ -93,13 +93,20 @@ def picture_of(image: Any) -> Tensor:
     raise ValueError(f"push: takes a Frame or a uint8 (H, W, 3) picture, not {what}")
 
 
-def frame_of(image: Any, state: StreamState) -> Frame:
-    """Make the next frame of a picture, one second after the last; the first is at 0.
+def next_frame(frame: Frame | Any, state: StreamState) -> Frame:
+    """The frame that is pushed: a Frame behind the last one, or made of a picture, one second after it.
 
     Raises:
-        ValueError: It is no picture.
+        ValueError: It is no picture, or stands before the last frame: moments are found again by index and time.
     """
-    return Frame(max(state.next_index, state.num_frames), state.time_s + 1.0, picture_of(image))
+    if not isinstance(frame, Frame):
+        return Frame(max(state.next_index, state.num_frames), state.time_s + 1.0, picture_of(frame))
+    if state.num_frames and (frame.index < state.next_index or frame.time_s < state.time_s):
+        raise ValueError(
+            f"push: frame {frame.index} at {frame.time_s:g} s does not follow frame {state.next_index - 1} at"
+            f" {state.time_s:g} s; Stream.unseen numbers and times what is to follow"
+        )
+    return frame
 
 
 def begin(pipeline: Pipeline, backbone: Backbone, *, budget_bytes: int | None) -> StreamState:

@@ -18,10 +18,11 @@ from headrace.engine.answering import Prompt, Said, answer, check_told, opened
 from headrace.engine.checkpoints import EVERY_S, Checkpointer, Keeping
 from headrace.engine.folder import Folder
 from headrace.engine.following import Source, unseen
+from headrace.engine.gate import Gate
 from headrace.engine.listening import listen, stand
 from headrace.engine.pipeline import Pipeline
 from headrace.engine.state import StreamState, fork
-from headrace.engine.step import advance, answered, begin, check_bound, check_budget, frame_of, housed, most_rows
+from headrace.engine.step import advance, answered, begin, check_bound, check_budget, housed, most_rows, next_frame
 from headrace.protocols import Backbone
 from headrace.types import Answer, Event, Frame, ModelSpec, Query, Report, Sight, Span, Token, View, join
 
@@ -64,7 +65,7 @@ class Stream:
         self._budget_bytes = budget_bytes
         self._lock = threading.RLock()
         self._closed = False
-        self._remembering = False
+        self._gate = Gate(self._lock)
         self.report: Report | None = None
         check_bound(pipeline, self.spec, budget_bytes)
         self._observer: Callable[[Sight, Report], None] | None = None
@@ -98,13 +99,13 @@ class Stream:
         """Index of the frame that would follow the last one; above ``num_frames`` where frames were left out."""
         return max(self._state.next_index, self.num_frames)  # what an earlier version saved has no index
 
-    def unseen(self, source: Source) -> Iterator[Frame]:
-        """A source's frames that this stream has not seen, numbered and timed to follow on what it has.
+    def unseen(self, source: Source, *, append: bool = False) -> Iterator[Frame]:
+        """A source's frames that this stream has not seen, numbered and timed to follow on it; see ``following``.
 
-        Args:
-            source: Such as ``video.open(address, after=stream.state.time_s, begins=stream.state.began_s)``.
+        The source is such as ``video.open(address, after=stream.state.time_s, begins=stream.state.began_s)``, or
+        another one, all of which is to follow (``append``).
         """
-        return unseen(source, self.state)
+        return unseen(source, self.state, append=append)
 
     def push(self, frame: Frame | Any) -> list[Event]:
         """Show the stream one frame.
@@ -116,13 +117,13 @@ class Stream:
             What the stream has to say, usually nothing. ``report`` tells what the step cost.
 
         Raises:
-            ValueError: The frame is no picture, or the stream is closed.
+            ValueError: The frame is no picture or comes before the last one, or the stream is closed.
             MemoryBudgetError: There is no room left; the frame was not taken.
         """
         with self._lock, torch.no_grad():
             self._check_open()
-            self._check_free()
-            frame = frame if isinstance(frame, Frame) else frame_of(frame, self._state)
+            self._gate.pass_through()
+            frame = next_frame(frame, self._state)
             state = self._state if self._state.num_frames else self._settled(frame)
             pending, num_frames, next_index = (*state.pending, frame), state.num_frames + 1, frame.index + 1
             began_s = state.began_s if state.num_frames else frame.time_s
@@ -192,7 +193,8 @@ class Stream:
     def ask_live(self, question: str | Query, **options: Any) -> Iterator[Token | Answer]:
         """Answer token by token; the last item is the Answer. Same arguments and errors as ``ask``.
 
-        A remembered question holds the stream until it has been iterated to its end, by the thread that began it.
+        A remembered question holds the stream until it has been iterated to its end or closed, in any thread; its
+        errors come with the first item.
         """
         query = replace(question, **options) if isinstance(question, Query) else Query(question, **options)
         start = time.perf_counter()
@@ -207,13 +209,10 @@ class Stream:
             yield part.answer if isinstance(part, Said) else part
 
     def _ask_remembered(self, query: Query, start: float) -> Iterator[Token | Answer]:
-        with self._lock:
-            self._check_free()
-            self._remembering = True
-            try:
-                yield from self._ask(query, self._prompt(query), start)
-            finally:
-                self._remembering = False
+        with self._gate.taken() as go_on:
+            for part in self._ask(query, self._prompt(query), start):
+                yield part
+                go_on()
 
     def _prompt(self, query: Query) -> Prompt:
         """Take a snapshot to answer from; pending frames are seen by the question but stay pending."""
@@ -221,17 +220,23 @@ class Stream:
             self._check_open()
             if not self._state.num_frames:
                 raise ValueError("question: no frame has been pushed yet; push at least one before asking")
+            before = self._state
             num_rows = 1 + len(self._backbone.turn(query.text, self._state.cursor)) + query.max_tokens
             if query.remember:
                 pending = self._state.pending
                 most = num_rows + most_rows(self.spec, len(pending))
                 check_budget(self.pipeline, self.spec, self._state.memory, most, self._budget_bytes)
                 if pending:
-                    self._step(replace(self._state, pending=()), pending, hear=False)
+                    begun = fork(before) if query.frames else before  # where those are refused nothing has happened
+                    self._step(replace(begun, pending=()), pending, hear=False)
             state, memory = self._state, self.pipeline.memory
-            check_told(memory, query.frames)
             waits = bool(state.pending) and memory.digests  # and so is opened anew, when it has seen those
-            context = opened(memory, state.memory, self.spec, () if waits else query.frames)
+            try:
+                check_told(memory, query.frames)
+                context = opened(memory, state.memory, self.spec, () if waits else query.frames)
+            except ValueError:
+                self._state = before
+                raise
             if state.pending:
                 state = replace(state, encoder=fork(state.encoder), compressor=fork(state.compressor))
             if memory.kind == "tokens" or waits:
@@ -274,7 +279,7 @@ class Stream:
         """
         with self._lock:
             self._check_open()
-            self._check_free()
+            self._gate.pass_through()
             standing = stand(self.pipeline, self._backbone, self._state.num_watches + 1, instruction, max_tokens)
             watching = (*self._state.watching, standing)
             self._state = replace(self._state, watching=watching, num_watches=standing.number)
@@ -288,7 +293,7 @@ class Stream:
         """
         with self._lock:
             self._check_open()
-            self._check_free()
+            self._gate.pass_through()
             if number not in self.watching:
                 known = ", ".join(map(str, self.watching)) or "none"
                 raise ValueError(f"unwatch: no standing instruction has the number {number!r}; there are: {known}")
@@ -379,7 +384,7 @@ class Stream:
     def close(self) -> None:
         """Forget the past; further calls fail."""
         with self._lock:
-            self._check_free()
+            self._gate.pass_through()
             self._closed, self._disk = True, None
             nothing = replace(self._state, encoder=None, compressor=None, memory=None, speaker=None, pending=())
             self._state = replace(nothing, watching=())
@@ -393,8 +398,3 @@ class Stream:
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError("this stream is closed; open another")
-
-    def _check_free(self) -> None:
-        """The lock lets the thread pass that iterates a remembered answer; nothing may come in between."""
-        if self._remembering:
-            raise ValueError("this stream is writing down an answer; iterate that to its end first")

@@ -44,6 +44,7 @@ class Query:
     def __post_init__(self) -> None:
         if not isinstance(self.text, str) or not self.text.strip():
             raise ValueError("question: is empty; give a question in words")
+        _check_text(self.text)
         object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
         for name in ("max_tokens", "seed", "evidence"):
             value = getattr(self, name)
@@ -202,3 +203,11 @@ class Event:
     def instruction(self) -> str:
         """What was asked of the model: the standing instruction, or the speaker's question."""
         return self.answer.question
+
+
+def _check_text(text: str) -> None:
+    """Refuse what no tokenizer takes: bytes that were no UTF-8 when a program read them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"question: {text!r} holds bytes that are no UTF-8; give it in UTF-8") from None

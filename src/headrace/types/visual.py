@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+LAST_INDEX = 1 << 62  # indices are counted on in int64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -15,7 +18,7 @@ class Frame:
 
     Attributes:
         index: Position in the source, counted from 0 over the frames that were handed out.
-        time_s: Presentation time in seconds from the start of the stream.
+        time_s: Presentation time in seconds from the start of the stream, finite.
         image: uint8 tensor (height, width, 3), RGB.
         gap: True when frames are known to be missing before this one (reconnect, decode error).
     """
@@ -28,6 +31,10 @@ class Frame:
     def __post_init__(self) -> None:
         object.__setattr__(self, "index", int(self.index))  # numpy's numbers may not stand in a state
         object.__setattr__(self, "time_s", float(self.time_s))
+        if not 0 <= self.index < LAST_INDEX:
+            raise ValueError(f"a frame's index must be a whole number from 0, below 2**62, not {self.index}")
+        if not math.isfinite(self.time_s):
+            raise ValueError(f"a frame's time_s must be a number of seconds, not {self.time_s}")
         if (
             self.image.dtype != torch.uint8
             or self.image.ndim != 3
