@@ -271,7 +271,7 @@ def test_an_interrupted_bench_goes_on(engine: Engine, tmp_path: Path) -> None:
     row = {"name": "recent:4", "pipeline": "", "seed": 0, "outcomes": [["where", True]], "memory_bytes": 1}
     path.write_text(path.read_text() + json.dumps({"key": older, "row": row}) + "\n")
     assert len(Ledger(path, "m", SETTING, HERE).rows) == 2, "rows of an older layout are passed over"
-    path.write_text(path.read_text() + "{torn")
+    path.write_text(path.read_text() + "{torn\n")
     with pytest.raises(ValueError, match="line 4 is damaged"):
         Ledger(path, "m", SETTING, HERE)
 

@@ -18,7 +18,8 @@ import torch
 from headrace import video
 from headrace.bench.accuracy import FIRST_SEED, MAX_TOKENS
 from headrace.bench.fed import Eyes, Fed, Seen
-from headrace.engine import Engine, MemoryBudgetError, Pipeline
+from headrace.bench.names import full_text, named
+from headrace.engine import Engine, MemoryBudgetError
 from headrace.types import Frame, Query
 from headrace.video.world import LEVELS, TICKS_PER_SECOND, Question, RareWorld, matches
 
@@ -160,6 +161,15 @@ def run_seed(
     return [lane.finish() for lane in lanes]
 
 
+def text_of(name: str) -> str:
+    """The full text of a row, by today's defaults.
+
+    Raises:
+        ValueError: The name is wrong.
+    """
+    return name if name == MOMENT else full_text(named(name))
+
+
 def majority_row(seed: int, setting: Setting) -> Row:
     """The guesser who gives each kind's most frequent answer, counted on other streams of the same level."""
     guess, row = _common_answers(setting.level), Row(MAJORITY, MAJORITY, seed)
@@ -182,12 +192,11 @@ class _Lane:
     """One pipeline on one stream, fed with shared tokens, until its memory is full."""
 
     def __init__(self, engine: Engine, name: str, seed: int, memory_mb: float | None) -> None:
-        text, *settings = name.split("@")
-        self.pipeline = Pipeline.parse(text, settings)
+        self.pipeline = named(name)
         if self.pipeline.chunk_frames != 1:
             raise ValueError(f"pipeline {name!r}: the bench takes one frame per step")
         self._fed = Fed(engine, self.pipeline, memory_mb=memory_mb)
-        self.row = Row(name, str(self.pipeline), seed)
+        self.row = Row(name, full_text(self.pipeline), seed)
         self._frames_ms = self._asks_ms = 0.0
         self._num = 0
 

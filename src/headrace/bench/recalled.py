@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from headrace.bench.recall import NOW, Row, Setting
+from headrace.bench.recall import NOW, Row, Setting, text_of
 from headrace.bench.statistics import Outcome, accuracy
+from headrace.bench.stored import Stored
 from headrace.bench.table import table
 
 LAYOUT = 1  # what is asked and what a row holds; rows of another layout are passed over
 
 
-class Rows:
+class Rows(Stored[Row]):
     """Rows that are done, for one model, setting and place; rows of others are passed over.
 
     Args:
@@ -25,39 +25,21 @@ class Rows:
         place: Where, as ``bench.machine.place`` gives it; times are those of one machine.
 
     Raises:
-        ValueError: A line of the file is damaged.
+        ValueError: A line of the file is damaged, or the file could not be written.
     """
 
     def __init__(self, path: Path | None, model: str, setting: Setting, place: Mapping[str, Any]) -> None:
-        self._path = path
         key = {"bench": "recall", "layout": LAYOUT, "model": model, **dataclasses.asdict(setting), **place}
-        self._key = json.loads(json.dumps(key))
-        self.rows: list[Row] = []
-        if path is not None and path.is_file():
-            for number, line in enumerate(path.read_text().splitlines(), start=1):
-                self._take(line, number)
-
-    def _take(self, line: str, number: int) -> None:
-        try:
-            found = json.loads(line)
-            if found["key"] == self._key:
-                row = Row(**found["row"])
-                row.outcomes = [(age, kind, right) for age, kind, right in row.outcomes]
-                self.rows.append(row)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self._path}: line {number} is damaged ({error}); remove it") from None
-
-    def has(self, name: str, seed: int) -> bool:
-        """True when a pipeline has run on a stream."""
-        return any(row.name == name and row.seed == seed for row in self.rows)
+        super().__init__(path, key, read=_row, text=text_of)
 
     def add(self, row: Row) -> None:
-        """Keep a row, on disk too."""
-        self.rows.append(row)
-        if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a") as file:
-                file.write(json.dumps({"key": self._key, "row": dataclasses.asdict(row)}) + "\n")
+        """Keep a row, on disk too, in place of an older one of the same pipeline and stream."""
+        self.put(row, dataclasses.asdict(row))
+
+
+def _row(values: dict[str, Any]) -> Row:
+    """A row as the file holds it."""
+    return Row(**{**values, "outcomes": [(age, kind, right) for age, kind, right in values["outcomes"]]})
 
 
 def summarise(rows: Sequence[Row], names: Sequence[str], seeds: int, setting: Setting) -> list[dict[str, Any]]:

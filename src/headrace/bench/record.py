@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from headrace.bench.files import write_whole
 from headrace.bench.latency import Cost, Run, Setting
 from headrace.bench.machine import SAME
 from headrace.bench.ratios import summarise
@@ -47,7 +48,6 @@ class Record:
         """Write everything, in one piece: a reader never sees half a record."""
         if path is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
         found = {
             "bench": "latency",
             "setting": asdict(self.setting),
@@ -58,9 +58,7 @@ class Record:
             "runs": [asdict(run) for run in self.runs],
             "unfinished": None if self.unfinished is None else asdict(self.unfinished),
         }
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(found) + "\n", encoding="utf-8")
-        part.replace(path)
+        write_whole(path, json.dumps(found) + "\n")
 
 
 def read(path: Path | None, setting: Setting, machine: Mapping[str, Any]) -> Record:

@@ -54,10 +54,12 @@ def overhead(
     Example: headrace bench overhead --frames 8 --json
     """
     from headrace.bench import overhead as bench
+    from headrace.bench.files import check_save, write_whole
     from headrace.bench.machine import machine
     from headrace.bench.table import check_marks, replace_between
     from headrace.engine.engine import choose_device, choose_dtype
 
+    check_save(save)
     if readme is not None:
         check_marks(readme, "bench:overhead")
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
@@ -72,8 +74,7 @@ def overhead(
     text = _table(result)
     out.line(text)
     if save is not None:
-        save.parent.mkdir(parents=True, exist_ok=True)
-        save.write_text(json.dumps(result, indent=1) + "\n")
+        write_whole(save, json.dumps(result, indent=1) + "\n")
     if readme is not None:
         replace_between(readme, "bench:overhead", text)
 
@@ -153,12 +154,14 @@ def accuracy(
     Example: headrace bench accuracy --pipelines dense,recent:4,uniform:0.3 --seeds 2
     """
     from headrace.bench.accuracy import Setting
+    from headrace.bench.files import check_save
     from headrace.bench.ledger import summarise
     from headrace.bench.machine import machine
     from headrace.bench.picture import draw
     from headrace.bench.table import check_marks, replace_between
     from headrace.engine import load
 
+    check_save(save)
     if readme is not None:
         check_marks(readme, "bench:accuracy")
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)

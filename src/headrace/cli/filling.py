@@ -36,15 +36,15 @@ def fill(out: Output, ledger: Ledger, engine: Engine, names: Sequence[str], *, s
         names: Pipelines, as ``bench.accuracy.run_seed`` takes them, and ``majority``.
         seeds: Streams.
     """
-    from headrace.bench.accuracy import majority_row, run_seed
+    from headrace.bench.accuracy import MAJORITY, majority_row, run_seed
 
     setting = ledger.setting
     missing = {seed: [name for name in names if not ledger.has(name, seed)] for seed in range(seeds)}
-    to_run = {seed: [name for name in found if name != "majority"] for seed, found in missing.items()}
+    to_run = {seed: [name for name in found if name != MAJORITY] for seed, found in missing.items()}
     num = int(setting.seconds * 2)
     clock = Estimate(out, num, [len(found) for found in to_run.values() if found], round(2 * setting.every_s))
     for seed, found in missing.items():
-        if "majority" in found:
+        if MAJORITY in found:
             ledger.add(majority_row(seed, setting))
         if to_run[seed]:
             with out.progress(f"stream {seed + 1} of {seeds}", num) as move:

@@ -64,6 +64,7 @@ def latency(
     import torch
 
     from headrace.bench import latency as bench
+    from headrace.bench.files import check_save
     from headrace.bench.machine import machine
     from headrace.bench.record import Record, read
     from headrace.bench.table import check_marks
@@ -81,6 +82,7 @@ def latency(
         threads=torch.get_num_threads(),
         chunk_frames=chunk_frames,
     )
+    check_save(save)
     if readme is not None:
         check_marks(readme, "bench:latency")
     record = Record(setting, machine()) if restart else read(save, setting, machine())

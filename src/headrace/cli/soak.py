@@ -47,12 +47,14 @@ def soak(
     Example: headrace --threads 1 bench soak --frames 5000 -p recent:16 --json
     """
     from headrace.bench import soak as bench
+    from headrace.bench.files import check_save
     from headrace.bench.machine import machine
     from headrace.engine import load
     from headrace.engine.checkpoints import EVERY_S
 
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
     out.pass_on_notes()
+    check_save(save)
     running = bench.soaked_pipeline(pipeline, settings or ())
     short = bench.Setting(frames=frames, ask_every=1)
     setting = bench.Setting(
@@ -91,9 +93,10 @@ def soak(
 
 
 def _keep(path: Path | None, found: dict[str, Any]) -> None:
+    from headrace.bench.files import write_whole
+
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found) + "\n")
+        write_whole(path, json.dumps(found) + "\n")
 
 
 def _lines(soaked: Soaked, found: dict[str, Any]) -> list[str]:
