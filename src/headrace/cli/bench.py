@@ -12,7 +12,7 @@ import typer
 from headrace.cli import attention, budgets, latency, narrow, options, recall, retrieval, soak
 from headrace.cli.budgets import drawable
 from headrace.cli.failing import clean
-from headrace.cli.filling import fill, open_ledger
+from headrace.cli.filling import fill, open_ledger, told_model, told_setting
 from headrace.cli.output import Output
 
 DEFAULT_ROWS = (
@@ -175,19 +175,13 @@ def accuracy(
     found = summarise(ledger.rows, names, seeds, against=against.strip())
     for result in found:
         out.object("result", **result)
-    what = _what(model, weights, setting, seeds)
+    told = told_model(model, weights, engine.backbone.spec.dtype)
+    what = f"{told}, {level} level, {seeds} streams of {seconds:g} s{told_setting(setting)}"
     out.line(text := _accuracy_table(found, what, machine(), against))
     if readme is not None:
         replace_between(readme, "bench:accuracy", text)
     if picture is not None:
         draw(found, picture, title=f"{what}, {found[0]['questions']} questions")
-
-
-def _what(model: str, weights: str, setting: Any, seeds: int) -> str:
-    """Say what was run."""
-    model = model if weights == "full" else f"{model} ({weights} weights)"
-    cut = f" with a cut every {setting.cut_s:g} s" if setting.cut_s else ""
-    return f"{model}, {setting.level} level, {seeds} streams of {setting.seconds:g} s{cut}"
 
 
 def _names(pipelines: str, against: str) -> list[str]:

@@ -26,6 +26,25 @@ def open_ledger(save: Path | None, engine: Engine, setting: Setting) -> Ledger:
     return Ledger(save, spec.fingerprint, setting, place(machine(), spec.device))
 
 
+def told_model(model: str, weights: str, dtype: object) -> str:
+    """Name a model for a caption, with its weights and number type where these are not ``full`` and ``float32``."""
+    kind = str(dtype).removeprefix("torch.")
+    other = [f"{weights} weights"] * (weights != "full") + [kind] * (kind != "float32")
+    return f"{model} ({', '.join(other)})" if other else model
+
+
+def told_setting(setting: Setting) -> str:
+    """Say for a caption what is not the default: exact pixels, moments of asking, kinds, cuts; empty where all is."""
+    kinds = f" of the kinds {setting.kinds.replace(',', ', ')}" if setting.kinds else ""
+    every = f" every {setting.every_s:g} s" if setting.every_s != type(setting)().every_s else ""
+    parts = [
+        f" with a cut every {setting.cut_s:g} s" if setting.cut_s else "",
+        "" if setting.h264 else ", exact pixels",
+        f", questions{kinds}{every}" if kinds or every else "",
+    ]
+    return "".join(parts)
+
+
 def fill(out: Output, ledger: Ledger, engine: Engine, names: Sequence[str], *, seeds: int) -> None:
     """Run what the ledger does not hold yet, stream by stream.
 
