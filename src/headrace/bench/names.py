@@ -9,14 +9,18 @@ from headrace.engine import Pipeline
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
-def named(name: str) -> Pipeline:
+def named(name: str, *, chunk_frames: int = 1) -> Pipeline:
     """Parse a pipeline with settings behind it, such as ``recent:16+stc_pruner:0.3@memory.positions=repack``.
+
+    Args:
+        name: Its name.
+        chunk_frames: Frames per step.
 
     Raises:
         ValueError: The text or a setting is wrong.
     """
     text, *settings = name.split("@")
-    return Pipeline.parse(text, settings)
+    return Pipeline.parse(text, settings, chunk_frames=chunk_frames)
 
 
 def without_addresses(text: str) -> str:
