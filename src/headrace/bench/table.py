@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from headrace.bench.files import write_whole
+from headrace.bench.files import check_save, write_whole
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -26,6 +26,17 @@ def check_marks(path: Path, name: str) -> str:
     if end not in content.partition(start)[2]:
         raise ValueError(f"{path}: holds no {start} ... {end}; add both lines where the table should stand")
     return content
+
+
+def check_places(save: Path | None, page: Path | None, name: str) -> None:
+    """Refuse before the work a file that could not be written, or a page that lacks a table's marks; None is none.
+
+    Raises:
+        ValueError: As ``files.check_save`` and ``check_marks``.
+    """
+    check_save(save)
+    if page is not None:
+        check_marks(page, name)
 
 
 def replace_between(path: Path, name: str, text: str) -> None:

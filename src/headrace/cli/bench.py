@@ -54,14 +54,12 @@ def overhead(
     Example: headrace bench overhead --frames 8 --json
     """
     from headrace.bench import overhead as bench
-    from headrace.bench.files import check_save, write_whole
+    from headrace.bench.files import write_whole
     from headrace.bench.machine import machine
-    from headrace.bench.table import check_marks, replace_between
+    from headrace.bench.table import check_places, replace_between
     from headrace.engine.engine import choose_device, choose_dtype
 
-    check_save(save)
-    if readme is not None:
-        check_marks(readme, "bench:overhead")
+    check_places(save, readme, "bench:overhead")
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
     place = choose_device(device)
     kind = choose_dtype(dtype, place, model_shape)
@@ -154,16 +152,13 @@ def accuracy(
     Example: headrace bench accuracy --pipelines dense,recent:4,uniform:0.3 --seeds 2
     """
     from headrace.bench.accuracy import Setting
-    from headrace.bench.files import check_save
     from headrace.bench.ledger import summarise
     from headrace.bench.machine import machine
     from headrace.bench.picture import draw
-    from headrace.bench.table import check_marks, replace_between
+    from headrace.bench.table import check_places, replace_between
     from headrace.engine import load
 
-    check_save(save)
-    if readme is not None:
-        check_marks(readme, "bench:accuracy")
+    check_places(save, readme, "bench:accuracy")
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
     setting = Setting(
         level=level, seconds=seconds, every_s=every, h264=not exact, watches=watches, cut_s=cut_every, kinds=kinds

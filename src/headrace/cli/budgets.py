@@ -61,14 +61,11 @@ def budgets(
     """
     from headrace.bench import grid as grids
     from headrace.bench.accuracy import Setting
-    from headrace.bench.files import check_save
     from headrace.bench.ledger import summarise
-    from headrace.bench.table import check_marks
+    from headrace.bench.table import check_places
     from headrace.engine import load
 
-    check_save(save)
-    if readme is not None:
-        check_marks(readme, "bench:budgets")
+    check_places(save, readme, "bench:budgets")
     policies = tuple(grids.POLICIES) if positions == "both" else (positions,)
     grid = grids.Grid(memory, _shares(shares), policies)
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)

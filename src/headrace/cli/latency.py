@@ -68,33 +68,21 @@ def latency(
 
     Example: headrace --threads 2 bench latency --frames 4,8 --repeats 2 --save runs/latency.json
     """
-    import torch
-
-    from headrace.bench import latency as bench
-    from headrace.bench.files import check_save
     from headrace.bench.machine import machine
-    from headrace.bench.names import full_text, named
     from headrace.bench.record import Record, read
-    from headrace.bench.table import check_marks
-    from headrace.engine.engine import choose_device, choose_dtype
+    from headrace.bench.table import check_places
 
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
-    place = choose_device(device)
-    check_save(save)
-    if readme is not None:
-        check_marks(readme, "bench:latency")
-    setting = bench.Setting(
+    check_places(save, readme, "bench:latency")
+    setting = _setting(
         shape=model_shape,
         pipeline=pipeline,
-        lengths=_lengths((LENGTHS_LARGE if model_shape.endswith(LARGE) else LENGTHS) if frames is None else frames),
+        frames=frames,
         source=source,
-        dtype=str(choose_dtype(dtype, place, model_shape)).removeprefix("torch."),
-        device=str(place),
-        threads=torch.get_num_threads(),
+        fps=fps,
+        dtype=dtype,
+        device=device,
         chunk_frames=chunk_frames,
-        fps=fps if fps is not None else None if Path(source).is_dir() else bench.FPS,
-        text=full_text(named(pipeline, chunk_frames=max(1, chunk_frames))),
-        file=_file(Path(source)),
     )
     setting = _in_reach(setting, out)
     record = Record(setting, machine()) if restart else read(save, setting, machine())
@@ -106,6 +94,41 @@ def latency(
             out.note(line)
         raise
     _tell(record, readme, out)
+
+
+def _setting(
+    *,
+    shape: str,
+    pipeline: str,
+    frames: str | None,
+    source: str,
+    fps: float | None,
+    dtype: str,
+    device: str,
+    chunk_frames: int,
+) -> Setting:
+    """What the options ask for, with what they leave open."""
+    import torch
+
+    from headrace.bench.latency import FPS, Setting
+    from headrace.bench.names import full_text, named
+    from headrace.engine.engine import choose_device, choose_dtype
+
+    place = choose_device(device)
+    every = None if Path(source).is_dir() else FPS
+    return Setting(
+        shape=shape,
+        pipeline=pipeline,
+        lengths=_lengths((LENGTHS_LARGE if shape.endswith(LARGE) else LENGTHS) if frames is None else frames),
+        source=source,
+        dtype=str(choose_dtype(dtype, place, shape)).removeprefix("torch."),
+        device=str(place),
+        threads=torch.get_num_threads(),
+        chunk_frames=chunk_frames,
+        fps=every if fps is None else fps,
+        text=full_text(named(pipeline, chunk_frames=chunk_frames)),
+        file=_file(Path(source)),
+    )
 
 
 def _tell(record: Record, readme: Path | None, out: Output) -> None:

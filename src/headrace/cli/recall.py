@@ -50,16 +50,13 @@ def recall(
 
     Example: headrace --threads 1 bench recall --ages 1,5 --streams 4 --pipelines streamingllm:1040,recent:16
     """
-    from headrace.bench.files import check_save
     from headrace.bench.machine import hardware, machine, place
     from headrace.bench.recall import Setting
     from headrace.bench.recalled import Rows, caption, recall_table, summarise
-    from headrace.bench.table import check_marks, replace_between
+    from headrace.bench.table import check_places, replace_between
     from headrace.engine import load
 
-    check_save(save)
-    if readme is not None:
-        check_marks(readme, "bench:recall")
+    check_places(save, readme, "bench:recall")
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
     setting = Setting(ages=_ages(ages), level=level, memory_mb=memory_mb, askings=askings, fps=fps)
     names = list(dict.fromkeys(name.strip() for name in pipelines.split(",") if name.strip()))
