@@ -245,6 +245,9 @@ def test_answers_that_are_all_alike_are_not_certain() -> None:
         assert held >= 450, (share, streams)
     alike = accuracy([Outcome("a", seed, True) for seed in range(3) for _ in range(9)])
     assert 0.05 < alike.ci95 < 0.15
+    again = [Outcome("a", seed, True) for seed in range(3) for _ in range(9 * 4)]
+    assert accuracy(again, repeats=4).ci95 == pytest.approx(alike.ci95), "the same questions, four times each"
+    assert accuracy(again).ci95 < alike.ci95 / 3
 
 
 def test_a_kind_that_one_stream_asked_is_not_certain() -> None:

@@ -28,7 +28,7 @@ NOW = 0.0  # the age of what is still there
 SOON = 4  # ticks after the cut at which "before the cut" is asked of what has just gone
 MAJORITY, MOMENT = "majority", "moment"  # rows that are no pipelines
 GAP_S = 5.0  # seconds from one asking to the next
-COUNTED = 200  # streams on which the guesser's answers are counted, and as many on which they are marked
+COUNTED, MARKED = 200, 1000  # streams on which the guesser's answers are counted, and others on which it is marked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,13 +175,13 @@ def text_of(name: str) -> str:
 def guessing(level: str) -> Accuracy:
     """What guessing is worth: the share that each kind's most frequent answer gets right, at any age.
 
-    The answers are counted on some streams of a level, and the share on as many others.
+    The answers are counted on some streams of a level, and the share on others, so many that it is known to a point.
     """
     tally: dict[str, Counter[str]] = defaultdict(Counter)
     for question, _ in _asked_before(level, range(COUNTED)):
         tally[question.kind][question.answer] += 1
     guess = {kind: found.most_common(1)[0][0] for kind, found in tally.items()}
-    others = _asked_before(level, range(COUNTED, 2 * COUNTED))
+    others = _asked_before(level, range(COUNTED, COUNTED + MARKED))
     return accuracy([Outcome(x.kind, number, x.answer == guess[x.kind]) for x, number in others])
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from headrace.bench.recall import (
-    COUNTED,
     GAP_S,
     MAJORITY,
+    MARKED,
     MOMENT,
     NOW,
     Row,
@@ -69,7 +69,7 @@ def summarise(rows: Sequence[Row], names: Sequence[str], seeds: int, setting: Se
         if name == MAJORITY:
             found.append(_guesser(setting, ages))
         elif own:
-            by_age = {f"{age:g}": _at(own, age, planned) for age in ages}
+            by_age = {f"{age:g}": _at(own, age, planned, setting.askings) for age in ages}
             found.append({"pipeline": name, "by_age": by_age, **_costs(own), "streams": len(own)})
     return found
 
@@ -77,7 +77,7 @@ def summarise(rows: Sequence[Row], names: Sequence[str], seeds: int, setting: Se
 def _guesser(setting: Setting, ages: Sequence[float]) -> dict[str, Any]:
     score = _score(guessing(setting.level))
     nothing = dict.fromkeys(("ms_per_frame", "ms_per_question", "memory_bytes", "full_s"))
-    return {"pipeline": MAJORITY, "by_age": {f"{age:g}": score for age in ages}, **nothing, "streams": COUNTED}
+    return {"pipeline": MAJORITY, "by_age": {f"{age:g}": score for age in ages}, **nothing, "streams": MARKED}
 
 
 def _costs(own: Sequence[Row]) -> dict[str, float | None]:
@@ -93,11 +93,11 @@ def _costs(own: Sequence[Row]) -> dict[str, float | None]:
     }
 
 
-def _at(own: Sequence[Row], age: float, planned: Sequence[Mapping[float, int]]) -> dict[str, Any] | None:
+def _at(own: Sequence[Row], age: float, planned: Sequence[Mapping[float, int]], askings: int) -> dict[str, Any] | None:
     outcomes = [Outcome(kind, row.seed, right) for row in own for when, kind, right in row.outcomes if when == age]
     if not outcomes or len(outcomes) < sum(planned[row.seed][age] for row in own):
         return None
-    return _score(accuracy(outcomes))
+    return _score(accuracy(outcomes, repeats=1 if age == NOW else askings))
 
 
 def _score(score: Accuracy) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def caption(found: Sequence[dict[str, Any]], setting: Setting, what: str, stream
     moments = sum(num_moments(seed, setting) for seed in range(streams))
     per_age = sum(one[setting.ages[0]] for one in planned)
     full = [f"`{row['pipeline']}` was full at {row['full_s']:.0f} s" for row in found if row["full_s"] is not None]
-    guesser = [f"`{MAJORITY}` on {COUNTED} other streams" for row in found if row["pipeline"] == MAJORITY]
+    guesser = [f"`{MAJORITY}` on {MARKED} other streams" for row in found if row["pipeline"] == MAJORITY]
     kinds = per_age // (moments * setting.askings)
     askings = f" x {setting.askings} askings, {GAP_S:g} s apart" if setting.askings > 1 else ""
     return (

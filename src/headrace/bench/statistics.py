@@ -42,8 +42,13 @@ class Accuracy:
     num: int
 
 
-def accuracy(outcomes: Sequence[Outcome]) -> Accuracy:
+def accuracy(outcomes: Sequence[Outcome], *, repeats: int = 1) -> Accuracy:
     """Average outcomes.
+
+    Args:
+        outcomes: Questions and whether they were answered right.
+        repeats: How often each question was asked. Answers to one question hang together: for the interval they tell
+            no more than one does.
 
     The interval treats the streams as the sample: questions on one stream hang together, so the variance is taken
     between streams (with Student's quantile: a few streams know little of how much streams differ), and from the
@@ -66,7 +71,7 @@ def accuracy(outcomes: Sequence[Outcome]) -> Accuracy:
     return Accuracy(
         macro=sum(by_kind.values()) / len(by_kind),
         micro=sum(x.right for x in outcomes) / len(outcomes),
-        ci95=max(_spread(found), _wilson(found)),
+        ci95=max(_spread(found, repeats), _wilson(found, repeats)),
         by_kind=by_kind,
         num=len(outcomes),
     )
@@ -113,7 +118,7 @@ def quantile(num: int) -> float:
     return z + sum(term / float(degrees) ** power for power, term in enumerate(series, start=1))
 
 
-def _spread(kinds: Kinds) -> float:
+def _spread(kinds: Kinds, repeats: int = 1) -> float:
     """Half-width of the 95 % interval of the mean over kinds, as the units of the sample differ.
 
     A kind that a single unit asked says nothing of how units differ; its part comes from the spread of its answers.
@@ -126,15 +131,15 @@ def _spread(kinds: Kinds) -> float:
         for unit, value in found:
             pull[unit] += (value - mean) / len(found) / len(kinds)
     between = sum(value**2 for value in pull.values()) * len(units) / max(1, len(units) - 1)
-    return math.hypot(quantile(len(units)) * math.sqrt(between), NORMAL * math.sqrt(_within(kinds, alone)))
+    return math.hypot(quantile(len(units)) * math.sqrt(between), NORMAL * math.sqrt(repeats * _within(kinds, alone)))
 
 
-def _wilson(kinds: Kinds) -> float:
+def _wilson(kinds: Kinds, repeats: int) -> float:
     """How far Wilson's interval reaches from the mean over kinds, to its farther side."""
-    num, share = _num_equal(kinds), sum(sum(v for _, v in found) / len(found) for found in kinds.values()) / len(kinds)
-    extra = NORMAL**2 / num
+    share = sum(sum(v for _, v in found) / len(found) for found in kinds.values()) / len(kinds)
+    extra = NORMAL**2 * repeats / _num_equal(kinds)
     middle = (share + extra / 2) / (1 + extra)
-    half = math.sqrt(NORMAL**2 * _within(kinds) + extra**2 / 4) / (1 + extra)
+    half = math.sqrt(NORMAL**2 * repeats * _within(kinds) + extra**2 / 4) / (1 + extra)
     return abs(share - middle) + half
 
 
