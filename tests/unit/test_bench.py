@@ -28,6 +28,7 @@ from headrace.bench.speaking import choose
 from headrace.bench.statistics import Outcome, accuracy, quantile
 from headrace.bench.table import replace_between, table
 from headrace.cli import app
+from headrace.cli.filling import told_model
 from headrace.engine import Engine, Stream
 from headrace.video.world import (
     ALL_INSTRUCTIONS,
@@ -347,14 +348,16 @@ def test_captions_say_what_is_not_the_default(tmp_path: Path) -> None:
     for more, says in (
         (["--watches", "0", "--dtype", "float32"], f": {model}, standard level, 1 streams of 4 s, "),
         (
-            ["--exact", "--kinds", "colour,where", "--every", "2", "--dtype", "bfloat16", "--weights", "int8"],
-            f": {model} (int8 weights, bfloat16), standard level, 1 streams of 4 s, exact pixels,"
+            ["--exact", "--kinds", "colour,where", "--every", "2", "--dtype", "bfloat16"],
+            f": {model} (bfloat16), standard level, 1 streams of 4 s, exact pixels,"
             " questions of the kinds colour, where every 2 s, ",
         ),
     ):
         found = CliRunner().invoke(app, [*words, "--device", "cpu", *more])
         assert found.exit_code == 0, found.output
         assert says in found.stdout
+    assert told_model("nano", "int8", torch.bfloat16) == "nano (int8 weights, bfloat16)"
+    assert told_model("nano", "full", torch.float32) == "nano"
 
 
 def test_summaries_are_plain_numbers(engine: Engine) -> None:
