@@ -28,6 +28,7 @@ from headrace.bench.speaking import choose
 from headrace.bench.statistics import Outcome, accuracy, quantile
 from headrace.bench.table import replace_between, table
 from headrace.cli import app
+from headrace.cli.filling import told_model
 from headrace.engine import Engine, Stream
 from headrace.video.world import (
     ALL_INSTRUCTIONS,
@@ -223,10 +224,45 @@ def test_accuracy_by_hand() -> None:
     assert (found.macro, found.micro, found.by_kind) == (0.75, 0.75, {"a": 0.5, "b": 1.0})
     # Stream 0 pulls the mean by +1/8, stream 1 by -1/8; two streams, so the variance is doubled, with one degree left.
     assert found.ci95 == pytest.approx(12.7062 * math.sqrt(2 * 2 / 64))
-    assert accuracy([x for x in outcomes if x.seed == 0] + [Outcome("a", 0, False)]).ci95 == pytest.approx(
-        1.96 * math.sqrt(0.25 / 2 / 4), rel=1e-4
-    )
-    assert accuracy(outcomes[:1] * 4).ci95 == 0.0
+    # One stream. Kind a: 1 of 2, with one more answered like the mean of 3/4: 7/12; kind b: 1 of 1, likewise: 7/8.
+    one = accuracy([x for x in outcomes if x.seed == 0] + [Outcome("a", 0, False)])
+    assert one.macro == 0.75
+    within = (7 / 12 * 5 / 12 / 2 + 7 / 8 * 1 / 8) / 4
+    extra = 1.959964**2 / (4 / (1 / 2 + 1))  # the kinds' questions tell as much as 8/3 equal ones
+    wilson = (0.75 + extra / 2) / (1 + extra), math.sqrt(1.959964**2 * within + extra**2 / 4) / (1 + extra)
+    assert one.ci95 == pytest.approx(0.75 - wilson[0] + wilson[1])
+    assert one.ci95 > 1.959964 * math.sqrt(within)
+    assert accuracy(outcomes[:1] * 4).ci95 == pytest.approx(1.959964**2 / (4 + 1.959964**2)), "Wilson, 4 of 4"
+
+
+def test_answers_that_are_all_alike_are_not_certain() -> None:
+    """The interval holds the truth at least nine times in ten, though often all answers are right on all streams."""
+    for share, streams, num in ((0.95, 3, 9), (0.95, 1, 27), (0.99, 3, 9), (0.8, 3, 9), (0.05, 3, 9)):
+        chance, held = random.Random(1), 0
+        for _ in range(500):
+            rows = [Outcome("a", seed, chance.random() < share) for seed in range(streams) for _ in range(num)]
+            found = accuracy(rows)
+            held += abs(found.macro - share) <= found.ci95
+        assert held >= 450, (share, streams)
+    alike = accuracy([Outcome("a", seed, True) for seed in range(3) for _ in range(9)])
+    assert 0.05 < alike.ci95 < 0.15
+    again = [Outcome("a", seed, True) for seed in range(3) for _ in range(9 * 4)]
+    assert accuracy(again, repeats=4).ci95 == pytest.approx(alike.ci95), "the same questions, four times each"
+    assert accuracy(again).ci95 < alike.ci95 / 3
+
+
+def test_a_kind_that_one_stream_asked_is_not_certain() -> None:
+    """Twenty questions of one kind on four streams, and a second kind that only stream 0 was asked, once or often."""
+    many = [Outcome("a", seed, i % 5 > 0) for seed in range(4) for i in range(20)]
+    widths = [accuracy([*many, *(Outcome("b", 0, i % 2 == 0) for i in range(num))]).ci95 for num in (2, 8, 32, 128)]
+    assert widths == sorted(widths, reverse=True)
+    assert widths[1] > 1.96 * math.sqrt(0.25 / 9) / 2, "half of the binomial's width, as one kind of two"
+    chance, held = random.Random(2), 0
+    for _ in range(500):
+        rows = [Outcome("a", seed, chance.random() < 0.8) for seed in range(4) for _ in range(20)]
+        found = accuracy([*rows, *(Outcome("b", 0, chance.random() < 0.8) for _ in range(8))])
+        held += abs(found.macro - 0.8) <= found.ci95
+    assert held >= 450
 
 
 def test_an_interval_of_a_few_streams_holds_what_it_says() -> None:
@@ -271,7 +307,7 @@ def test_an_interrupted_bench_goes_on(engine: Engine, tmp_path: Path) -> None:
     row = {"name": "recent:4", "pipeline": "", "seed": 0, "outcomes": [["where", True]], "memory_bytes": 1}
     path.write_text(path.read_text() + json.dumps({"key": older, "row": row}) + "\n")
     assert len(Ledger(path, "m", SETTING, HERE).rows) == 2, "rows of an older layout are passed over"
-    path.write_text(path.read_text() + "{torn")
+    path.write_text(path.read_text() + "{torn\n")
     with pytest.raises(ValueError, match="line 4 is damaged"):
         Ledger(path, "m", SETTING, HERE)
 
@@ -304,6 +340,24 @@ def test_the_command_measures_anew_at_another_place(tmp_path: Path) -> None:
     assert key["device"] == "cpu"
     assert key["threads"] == torch.get_num_threads()
     assert key["torch"] == torch.__version__
+
+
+def test_captions_say_what_is_not_the_default(tmp_path: Path) -> None:
+    model = str(save_tiny(tmp_path / "model"))
+    words = ["bench", "accuracy", "--model", model, "--pipelines", "recent:1", "--seconds", "4", "--seeds", "1"]
+    for more, says in (
+        (["--watches", "0", "--dtype", "float32"], f": {model}, standard level, 1 streams of 4 s, "),
+        (
+            ["--exact", "--kinds", "colour,where", "--every", "2", "--dtype", "bfloat16"],
+            f": {model} (bfloat16), standard level, 1 streams of 4 s, exact pixels,"
+            " questions of the kinds colour, where every 2 s, ",
+        ),
+    ):
+        found = CliRunner().invoke(app, [*words, "--device", "cpu", *more])
+        assert found.exit_code == 0, found.output
+        assert says in found.stdout
+    assert told_model("nano", "int8", torch.bfloat16) == "nano (int8 weights, bfloat16)"
+    assert told_model("nano", "full", torch.float32) == "nano"
 
 
 def test_summaries_are_plain_numbers(engine: Engine) -> None:

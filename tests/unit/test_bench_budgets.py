@@ -53,6 +53,7 @@ def test_the_command_writes_table_and_picture_and_goes_on(model: str, tmp_path: 
     assert {(x["selector"], x["budget"]) for x in cells} == {(s, b) for s in SELECTORS for b in (0.25, 1.0)}
     assert readme.read_text().startswith("a\n<!-- bench:budgets -->\n| positions | selector | 25 % | 100 % |")
     assert readme.read_text().endswith("<!-- /bench:budgets -->\nz\n")
+    assert ", 2 streams of 1 s, exact pixels, questions every 0.5 s, " in readme.read_text()
     assert picture.stat().st_size > 1000
 
 

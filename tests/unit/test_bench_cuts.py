@@ -99,7 +99,8 @@ def test_difference_by_hand() -> None:
     assert gap == (0.25 + 0.5) / 2
     pull = ((1 - 2 * 0.25) / 4 + (1 - 0.5) / 2) / 2
     assert math.isclose(ci95, 12.7062 * math.sqrt(2 * pull**2 * 2))  # two streams: one degree of freedom
-    assert difference(ours, ours) == (0.0, 0.0)
+    # Equal answers: two more pairs are thought of beside those that 2 kinds of 4 and 2 questions are worth.
+    assert difference(ours, ours) == (0.0, pytest.approx(1.959964 / (4 / (1 / 4 + 1 / 2) + 2)))
     for other in ([], theirs[:-1], outcomes({("a", 0): [True] * 6})):
         with pytest.raises(ValueError, match="same questions"):
             difference(ours, other)
@@ -127,3 +128,16 @@ def test_the_interval_covers_the_truth() -> None:
         gap, ci95 = difference(ours, theirs)
         covered += abs(gap - 0.03) <= ci95
     assert 175 <= covered <= 198
+
+
+def test_equal_answers_are_no_proof_of_equality() -> None:
+    """Two pipelines that seldom differ often answer all of a few questions alike; the interval knows it."""
+    dice, covered, alike = random.Random(3), 0, 0
+    for _ in range(400):
+        theirs = [Outcome("a", seed, dice.random() < 0.9) for seed in range(3) for _ in range(9)]
+        ours = [Outcome("a", x.seed, x.right and dice.random() >= 0.05) for x in theirs]
+        gap, ci95 = difference(ours, theirs)
+        covered += abs(gap + 0.9 * 0.05) <= ci95
+        alike += gap == 0
+    assert alike > 80
+    assert covered >= 360

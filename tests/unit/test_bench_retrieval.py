@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from headrace.backbones import FAMILIES, plain
-from headrace.bench.retrieval import QUESTION, Setting, forget, read_bytes, retrieval
+from headrace.backbones import FAMILIES, adopt, plain
+from headrace.bench.retrieval import QUESTION, Setting, again, forget, read_bytes, retrieval
+from headrace.types import Cursor, Frame, View
 from unit.tiny import run
 
 TINY = ("bench", "retrieval", "--model-shape", "tiny", "--dtype", "float32", "--device", "cpu")
@@ -22,6 +24,38 @@ def test_a_tiny_run_tells_both_times_and_leaves_nothing(tmp_path: Path):
     assert found["share_of_today"] == found["many_ms"] / found["again"]["first_token_ms"]
     assert found["disk_bytes"] > 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_disk_bytes_are_those_of_the_long_stream(tmp_path: Path):
+    """Whether or not blocks of the short one lie on disk, too."""
+    told = []
+    for few in (3, 8):
+        setting = Setting(shape="tiny", few=few, many=9, today=0, repeats=1, ram_blocks=4, dtype="float32")
+        told.append(retrieval(setting, tmp_path)["disk_bytes"])
+    assert told[0] == told[1] > 0
+
+
+@pytest.mark.parametrize(("family", "unit"), [("qwen2_5_vl", 2), ("llava_onevision", 1)])
+def test_frames_are_encoded_again_as_many_at_once_as_the_tower_takes(family: str, unit: int, monkeypatch):
+    """Four of eight frames are timed; the prefill has the rows of eight frames and a question, no more."""
+    model, tokenizer = plain.tiny(family, QUESTION.text.split())
+    backbone = adopt(model, tokenizer, name="tiny")
+    pictures = [Frame(i, float(i), torch.zeros(384, 384, 3, dtype=torch.uint8)) for i in range(8)]
+    backbone = backbone.at(backbone.choose(View(), pictures[0]))
+    assert backbone.spec.frames_per_step == unit
+    around = len(backbone.open().embeds) + len(backbone.turn(QUESTION.text, Cursor(clip_open=True)).embeds)
+    passes, prefilled, prefill = [], [], plain.prefill
+    pixels = type(backbone).pixels
+    monkeypatch.setattr(type(backbone), "pixels", lambda self, f: passes.append(len(f)) or pixels(self, f))
+    monkeypatch.setattr(plain, "prefill", lambda model, rows: prefilled.append(len(rows)) or prefill(model, rows))
+    clock = iter(range(100))
+    monkeypatch.setattr("headrace.bench.retrieval.time.perf_counter", lambda: next(clock))
+    with torch.no_grad():
+        found = again(model, backbone, Setting(few=1, many=2, today=8, encoded=4))
+        rows = backbone.vision(pixels(backbone, pictures), pictures).features.shape[0]
+    assert passes == [unit] * (4 // unit)
+    assert prefilled == [around + rows]
+    assert found["encode_ms"] == 1000 * 8 / unit, "each step takes a second"
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))

@@ -12,7 +12,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 from headrace import video
 from headrace.backbones import plain
@@ -20,7 +19,6 @@ from headrace.backbones.graphs import Graphs
 from headrace.bench import latency, ratios, record, space
 from headrace.bench.latency import DENSE, TRANSFORMERS, Bench, Run, Setting
 from headrace.bench.products import Counting, Floor, Product, decoder, flops
-from headrace.cli import app
 from headrace.ops import blocked
 from headrace.types import Frame
 from headrace.video.world import World
@@ -50,11 +48,11 @@ def run(bench: Bench) -> Run:
 
 def by_hand(stages: tuple[tuple[float, float], ...], *, theirs: float = 5.0) -> Run:
     """A run whose stages all take (ours, dense) ms per frame, and transformers the same on every frame."""
-    made = Run(kept={"x": [1] * len(stages), DENSE: [4] * len(stages)})
-    made.kinds = {"x": ["refresh", "selective"] * len(stages), DENSE: ["dense"] * len(stages)}
+    made = Run(kept={OURS: [1] * len(stages), DENSE: [4] * len(stages)})
+    made.kinds = {OURS: ["refresh", "selective"] * len(stages), DENSE: ["dense"] * len(stages)}
     for ours, dense in stages:
         for stage in ("pixels", *ratios.ALL):
-            made.note("x", stage, ours)
+            made.note(OURS, stage, ours)
             made.note(DENSE, stage, dense)
         made.note(TRANSFORMERS, "prefill", theirs)
     return made
@@ -106,14 +104,47 @@ def test_frames_may_be_taken_in_together(tmp_path: Path) -> None:
 
 
 def test_a_source_that_ends_early_is_named(bench: Bench) -> None:
-    left = Run()
-    with pytest.raises(ValueError, match="ends after 5 frames; the bench needs 6"):
-        bench.run(frames(5), left)
-    assert left.reached == 5
+    """It may reach some lengths; where it reaches none there is nothing to tell."""
+    left, whole = Run(), Run()
+    bench.run(frames(5), whole)
+    assert whole.reached == 5
+    assert set(whole.answers[DENSE]) == {"2"}
+    assert whole.memory_bytes[DENSE] > 0
+    assert latency.reached(TINY, 5, 1).lengths == (2,)
+    assert latency.reached(TINY, 6, 1) == TINY
+    with pytest.raises(ValueError, match="world:0 ends after 1 frames; the bench needs 2"):
+        bench.run(frames(1), left)
+    assert left.reached == 1
+
+
+def test_steps_are_known_without_the_model(bench: Bench) -> None:
+    assert latency.unit_of(TINY) == bench.unit == 1
+    pairs = dataclasses.replace(TINY, shape="qwen2.5-vl-3b", dtype="bfloat16", chunk_frames=3)
+    assert latency.unit_of(pairs) == 4
+
+
+def test_a_memory_that_postpones_prefill_gets_no_credit_for_it() -> None:
+    setting = Setting(lengths=(2,), pipeline="recent:4@memory.turn_rows=64", shape="tiny")
+    made = by_hand(((1, 2), (2, 4)))
+    for figures in (made.frames, made.kinds, made.kept):
+        figures[setting.pipeline] = figures.pop(OURS)
+    found = ratios.summarise(setting, [made], {})
+    assert found is not None
+    assert found["postponed"]
+    missing = ("prefill_ratio", "prefill_ratio_own", "end_to_end_ratio", "end_to_end_ratio_own", "end_to_end_floor")
+    assert {found[key] for key in missing} == {found["by_run"]["end_to_end_ratio"]} == {None}
+    assert (found["vision_ratio"], found["own_prefill_ratio"]) == (0.5, {"2": 0.6})
+    for text in ("\n".join(ratios.lines(setting, found)), ratios.page(setting, found, MACHINE)):
+        assert "runs its frames when it is asked, so there is no ratio of prefill or end to end" in text
+        assert "prefill / transformers dense" not in text
+    at_once = ratios.summarise(Setting(lengths=(2,), pipeline=OURS), [by_hand(((1, 2), (2, 4)))], {})
+    assert at_once is not None
+    assert not at_once["postponed"]
+    assert "when it is asked" not in ratios.page(Setting(lengths=(2,), pipeline=OURS), at_once, MACHINE)
 
 
 def test_ratios_by_hand() -> None:
-    setting = Setting(lengths=(2, 3), pipeline="x")
+    setting = Setting(lengths=(2, 3), pipeline=OURS)
     found = ratios.summarise(setting, [by_hand(((1, 2), (2, 4), (6, 4)))], {})
     assert found is not None
     assert found["vision_ratio"] == 0.9
@@ -123,24 +154,30 @@ def test_ratios_by_hand() -> None:
     assert found["end_to_end_ratio"] == pytest.approx(36 / 35)
     assert found["vision_floor"] is None
     assert found["prefill_floor"] is None
-    assert found["tokens_per_frame"] == {"x": 1.0, DENSE: 4.0}
+    assert found["tokens_per_frame"] == {OURS: 1.0, DENSE: 4.0}
 
 
 def test_ratios_are_medians_over_runs() -> None:
     runs = [by_hand(((ours, 4.0), (ours, 4.0))) for ours in (1.0, 2.0, 40.0)]
-    found = ratios.summarise(Setting(lengths=(2,), pipeline="x"), runs, {})
+    found = ratios.summarise(Setting(lengths=(2,), pipeline=OURS), runs, {})
     assert found is not None
     assert found["vision_ratio"] == 0.5
     assert found["by_run"]["vision_ratio"] == [0.25, 0.5, 10.0]
-    assert found["stages"]["x"]["project"] == {"median": 2.0, "low": 1.0, "high": 40.0, "flops": None, "floor_ms": None}
+    assert found["stages"][OURS]["project"] == {
+        "median": 2.0,
+        "low": 1.0,
+        "high": 40.0,
+        "flops": None,
+        "floor_ms": None,
+    }
 
 
 def test_stages_tell_what_the_tower_did() -> None:
     found = ratios.stages([by_hand(((8, 9), (3, 9), (10, 9), (5, 9)))], {}, 4)
-    assert found["x"]["tower_refresh"]["median"] == 9.0
-    assert found["x"]["tower_selective"]["median"] == 4.0
+    assert found[OURS]["tower_refresh"]["median"] == 9.0
+    assert found[OURS]["tower_selective"]["median"] == 4.0
     assert found[DENSE]["tower_dense"]["median"] == 9.0
-    assert "tower" not in found["x"]
+    assert "tower" not in found[OURS]
 
 
 @pytest.mark.parametrize("product", [Product(1, 3, 5, 7), Product(2, 3, 5, 7)])
@@ -166,7 +203,7 @@ def test_a_floor_on_an_accelerator_is_the_time_of_many_products_launched_at_once
 def test_floors_by_hand() -> None:
     cost = {"flops": 1.0, "floor_ms": 2.0}
     costs: dict[str, dict[str, Any]] = {
-        "x": {
+        OURS: {
             "tower_refresh": {"flops": 10, "floor_ms": 8.0},
             "tower_selective": {"flops": 4, "floor_ms": 4.0},
             "project": cost,
@@ -175,7 +212,7 @@ def test_floors_by_hand() -> None:
         DENSE: {"tower_dense": {"flops": 10, "floor_ms": 8.0}, "project": cost},
         TRANSFORMERS: {"prefill": {"flops": [4, 4, 4], "floor_ms": [3.0, 3.0, 6.0]}},
     }
-    setting = Setting(lengths=(2, 3), pipeline="x")
+    setting = Setting(lengths=(2, 3), pipeline=OURS)
     made = by_hand(((1, 2), (1, 2), (1, 2)))
     found = ratios.summarise(setting, [made], costs)
     assert found is not None
@@ -184,7 +221,7 @@ def test_floors_by_hand() -> None:
     assert found["prefill_floor"] == {"2": 0.5, "3": 0.5}
     assert found["prefill_floor_flops"] == {"2": 0.25, "3": 0.25}
     assert found["end_to_end_floor"] == pytest.approx((26 + 6) / (30 + 12))
-    del costs["x"]["tower_selective"]
+    del costs[OURS]["tower_selective"]
     found = ratios.summarise(setting, [made], costs)
     assert found is not None
     assert found["vision_floor"] is None
@@ -318,6 +355,56 @@ def test_a_record_of_something_else_is_refused(tmp_path: Path) -> None:
         record.read(path, TINY, MACHINE)
 
 
+def damage(found: dict[str, Any], how: str) -> None:
+    """Do one kind of harm to a record that is valid JSON."""
+    run = found["runs"][0]
+    if how == "no frames":
+        run["frames"] = {}
+    elif how == "fewer values":
+        del run["frames"][OURS]["tower"][-1]
+    elif how == "fewer of all":
+        for stages in run["frames"].values():
+            stages.update({stage: ms[:3] for stage, ms in stages.items()})
+    elif how == "no contender":
+        del run["frames"][OURS]
+    elif how == "no kinds":
+        run["kinds"] = {}
+    elif how == "strings":
+        run["frames"][DENSE]["prefill"] = ["1"] * 6
+    elif how == "answers":
+        run["answers"][DENSE]["6"] = [1.0]
+    elif how == "zeros":
+        run["frames"][TRANSFORMERS]["prefill"] = [0] * 6
+    elif how == "costs":
+        found["costs"] = {OURS: {"prefill": {"flops": "many", "floor_ms": 1.0}}}
+    elif how == "peak":
+        found["peak_bytes"] = {"resident": "much"}
+    else:
+        found["runs"] = [how]
+
+
+HARMS = ("no frames", "fewer values", "fewer of all", "no contender", "no kinds", "strings", "answers", "zeros")
+
+
+@pytest.mark.parametrize("how", [*HARMS, "costs", "peak", "a text"])
+def test_a_damaged_run_is_named(how: str, run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "latency.json"
+    record.Record(TINY, MACHINE, runs=[run]).write(path)
+    assert record.read(path, TINY, MACHINE).runs == [run]
+    found = json.loads(path.read_text())
+    damage(found, how)
+    path.write_text(json.dumps(found))
+    with pytest.raises(ValueError, match=r"no record of this bench .*--restart"):
+        record.read(path, TINY, MACHINE)
+
+
+def test_an_unfinished_run_may_lack_anything_behind_its_last_length(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "latency.json"
+    for left in (Run(), dataclasses.replace(run, frames={DENSE: {"pixels": [1.0]}})):
+        record.Record(TINY, MACHINE, unfinished=left).write(path)
+        assert record.read(path, TINY, MACHINE).result() is None
+
+
 def test_what_does_not_fit_is_refused_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     config = plain.shape_config("llava-onevision-7b")
     needed = space.needed_bytes(config, torch.bfloat16, 16)
@@ -343,75 +430,3 @@ def test_settings_that_measure_nothing_are_refused() -> None:
         Bench(dataclasses.replace(TINY, pipeline="nope"))
     with pytest.raises(ValueError, match="gpt"):
         Bench(dataclasses.replace(TINY, shape="gpt"))
-
-
-def command(tmp_path: Path, *more: str) -> list[str]:
-    words = ["--threads", "1", "bench", "latency", "--model-shape", "tiny", "--dtype", "float32", "--frames", "2,4"]
-    return [*words, "--save", str(tmp_path / "latency.json"), *more]
-
-
-def test_the_command_goes_on_and_writes_the_table(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("a\n<!-- bench:latency -->\n<!-- /bench:latency -->\nb\n")
-    first = CliRunner().invoke(app, command(tmp_path, "--repeats", "1", "--pipeline", OURS, "--json"))
-    assert first.exit_code == 0, first.output
-    *_, line = first.stdout.splitlines()
-    result = json.loads(line)
-    wanted = {"vision_ratio", "prefill_ratio", "prefill_ratio_own", "own_prefill_ratio", "end_to_end_ratio"}
-    wanted |= {
-        "vision_floor",
-        "prefill_floor",
-        "peak_memory_bytes",
-        "pipeline",
-        "machine",
-        "stages",
-        "vision_floor_flops",
-    }
-    assert wanted <= set(result)
-    assert set(result["prefill_ratio"]) == set(result["prefill_floor"]) == {"2", "4"}
-    assert {"median", "low", "high", "flops", "floor_ms"} == set(result["stages"][OURS]["tower_selective"])
-    assert result["stages"][DENSE]["generate"]["flops"] > 0
-    second = CliRunner().invoke(app, command(tmp_path, "--repeats", "2", "--pipeline", OURS, "--readme", str(page)))
-    assert second.exit_code == 0, second.output
-    assert "runs: 2" in second.stdout
-    assert "| prefill / transformers dense, 4 frames |" in page.read_text()
-    other = CliRunner().invoke(app, command(tmp_path, "--pipeline", "uniform:2"))
-    assert other.exit_code == 2
-    assert other.stderr.count("\n") == 1
-    assert "--restart" in other.stderr
-    anew = CliRunner().invoke(app, command(tmp_path, "--pipeline", "uniform:2", "--restart", "--repeats", "1"))
-    assert anew.exit_code == 0, anew.output
-    assert json.loads((tmp_path / "latency.json").read_text())["setting"]["pipeline"] == "uniform:2"
-
-
-def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    push, count = Bench._push, 0
-
-    def stopping(self: Bench, *args: Any) -> None:
-        nonlocal count
-        count += 1
-        if count == 14:  # the first contender of frame 3 in the second run
-            raise KeyboardInterrupt
-        push(self, *args)
-
-    monkeypatch.setattr(Bench, "_push", stopping)
-    stopped = CliRunner().invoke(app, command(tmp_path, "--repeats", "2", "--pipeline", OURS))
-    assert stopped.exit_code == 130
-    assert "stopped after 1 of 2 runs" in stopped.stderr
-    assert "the same command goes on" in stopped.stderr
-    found = json.loads((tmp_path / "latency.json").read_text())
-    assert len(found["runs"]) == 1
-    assert found["unfinished"] is not None
-    monkeypatch.setattr(Bench, "_push", push)
-    again = CliRunner().invoke(app, command(tmp_path, "--repeats", "2", "--pipeline", OURS))
-    assert again.exit_code == 0, again.output
-    assert len(json.loads((tmp_path / "latency.json").read_text())["runs"]) == 2
-
-
-def test_a_page_without_marks_is_refused_before_the_work(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("nothing\n")
-    found = CliRunner().invoke(app, command(tmp_path, "--readme", str(page)))
-    assert found.exit_code == 2
-    assert "bench:latency" in found.stderr
-    assert not (tmp_path / "latency.json").exists()

@@ -47,9 +47,49 @@ def test_the_last_stretch_is_compared_with_the_first_behind_the_warm_up(num):
     assert (found["disk_bytes"], found["frames"]) == (3, num)
 
 
+@pytest.mark.parametrize(
+    ("grows", "slower", "flat", "says"),
+    [
+        (0.019, 1.09, True, "flat"),
+        (-0.3, 0.5, True, "flat"),
+        (0.03, 1.0, False, "not flat: memory +3.0 %, more than +2 %"),
+        (0.0, 1.2, False, "not flat: processor time per frame x 1.200, more than x 1.1"),
+        (
+            0.03,
+            1.2,
+            False,
+            "not flat: memory +3.0 %, more than +2 %; processor time per frame x 1.200, more than x 1.1",
+        ),
+    ],
+)
+def test_flat_is_what_keeps_to_the_goals(grows, slower, flat, says):
+    """Time by the clock does not count: other programs stretch it."""
+    from headrace.cli.soak import _lines
+
+    found = filled(4000)
+    for i in range(3000, 4000):
+        found.anonymous[i], found.frame_cpu_ms[i], found.frame_ms[i] = round(102_050 * (1 + grows)), 5.0 * slower, 99.0
+    result = found.result()
+    assert result["flat"] is flat
+    assert _lines(found, result)[-1] == says
+
+
+def test_strict_exits_with_1_unless_flat(model, monkeypatch):
+    common = ("bench", "soak", "--frames", "60", "--model", model, "-p", "recent:2")
+    for growth, code in ((1e9, 0), (-1e9, 1)):
+        monkeypatch.setattr(soak, "MEMORY_GROWTH", growth)
+        monkeypatch.setattr(soak, "TIME_RATIO", 1e9)
+        status, stdout, _ = run(*common, "--strict")
+        assert (status, stdout.splitlines()[-1].startswith("not flat") == bool(code)) == (code, True)
+        status, stdout, _ = run(*common, "--json")
+        (found,) = objects(stdout)
+        assert (status, found["flat"]) == (0, not code)
+
+
 @pytest.mark.parametrize("num", [0, 1, 3999])
 def test_too_few_frames_compare_nothing(num):
     found = filled(num).result()
+    assert found["flat"] is None
     assert found["frames"] == num
     assert {found[name] for name in ("rss_growth", "frame_time_ratio", "ttft_ratio", "ask_cpu_ratio")} == {None}
 
@@ -108,6 +148,9 @@ def test_the_command_tells_and_keeps_its_result(model, tmp_path: Path):
     (found,) = objects(stdout)
     assert code == 0
     assert found["frames"] == 60
+    assert (found["model"], found["weights"], found["device"], found["ask_every"]) == (model, "full", "cpu", 3)
+    assert found["dtype"] in ("bfloat16", "float32")
+    assert found["flat"] in (True, False)
     assert all(found[name] > 0 for name in ("frame_time_ratio", "ttft_ratio", "disk_bytes", "frame_ms"))
     assert abs(found["rss_growth"]) < 1
     assert json.loads((tmp_path / "soak.json").read_text()) | {"event": "result"} == found

@@ -23,6 +23,7 @@ from torch import Tensor
 from headrace import registry, video
 from headrace.bench.cuts import Cuts
 from headrace.bench.fed import Eyes, Fed, Seen
+from headrace.bench.names import full_text, named
 from headrace.bench.rows import Oracle
 from headrace.bench.speaking import choose
 from headrace.bench.statistics import Outcome
@@ -47,6 +48,7 @@ from headrace.video.world.marking import Marker, Tally
 
 FIRST_SEED = 1 << 29  # seeds from here up are neither trained on nor typed
 MAX_TOKENS = 8
+MAJORITY, TEXT_ONLY = "majority", "text-only"  # rows that are no pipelines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,9 +172,18 @@ def run_seed(
     return [lane.finish(num) for lane in lanes]
 
 
+def text_of(name: str) -> str:
+    """The full text of a row of ``run_seed`` or ``majority_row``, by today's defaults.
+
+    Raises:
+        ValueError: The name is wrong.
+    """
+    return name if name in (MAJORITY, TEXT_ONLY) else full_text(_parse(name, World(FIRST_SEED)))
+
+
 def majority_row(seed: int, setting: Setting) -> Row:
     """The guesser who gives each kind's most frequent answer, counted on other streams of the same level."""
-    guess, row = _common_answers(setting), Row("majority", "majority", seed)
+    guess, row = _common_answers(setting), Row(MAJORITY, MAJORITY, seed)
     for question in _asked(FIRST_SEED + seed, setting):
         right = question.answer == guess.get(question.kind)
         row.outcomes.append(Outcome(question.kind, seed, right))
@@ -226,10 +237,10 @@ class _Lane:
     """One pipeline on one stream, fed with shared tokens."""
 
     def __init__(self, engine: Engine, name: str, seed: int, world: World, watched: Sequence[Watch]) -> None:
-        self.watched = None if name == "text-only" else _parse(name, world)
+        self.watched = None if name == TEXT_ONLY else _parse(name, world)
         self._fed = Fed(engine, self.watched or Pipeline.parse("dense"))
         self._stream: Stream = self._fed.stream
-        self._row = Row(name, name if self.watched is None else str(self.watched), seed)
+        self._row = Row(name, name if self.watched is None else full_text(self.watched), seed)
         self._frames_ms: list[float] = []
         self._asks_ms: list[float] = []
         self._speak_ms = 0.0
@@ -281,19 +292,19 @@ class _Lane:
 
 def _parse(name: str, world: World) -> Pipeline:
     """Parse a pipeline text in which ``oracle:KEEP`` may stand for a compressor; its speaker takes instructions."""
-    text, *settings = name.split("@")
-    parts = text.split("+")
+    parts = name.partition("@")[0].split("+")
     oracles = [part for part in parts if part.partition(":")[0] == "oracle"]
     if not oracles:
-        pipeline = Pipeline.parse(text, settings)
+        pipeline = named(name)
     else:
         keep: Any = registry.parse_value(oracles[0].partition(":")[2])
         rest = "+".join(part for part in parts if part not in oracles) or "dense"
+        rest += name.removeprefix("+".join(parts))  # the settings
 
         def shown(index: int, grid: tuple[int, int]) -> Tensor:
             return torch.from_numpy(foreground(world, index, grid)).flatten()
 
-        pipeline = dataclasses.replace(Pipeline.parse(rest, settings), compressor=Oracle(keep=keep, foreground=shown))
+        pipeline = dataclasses.replace(named(rest), compressor=Oracle(keep=keep, foreground=shown))
     if pipeline.chunk_frames != 1:
         raise ValueError(f"pipeline {name!r}: the bench takes one frame per step")
     if not pipeline.speaker.reads_reply:

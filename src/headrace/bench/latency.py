@@ -7,28 +7,29 @@ together, a frame of all figures is such a step.
 
 from __future__ import annotations
 
+import math
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from headrace.backbones import adopt, plain
-from headrace.backbones.tower import dense_pass
+from headrace.bench.names import named
 from headrace.bench.products import Counting, Floor, Product, Products, decoder, flops
-from headrace.bench.space import check_room, needed_bytes
-from headrace.engine import Engine, Pipeline, Stream
+from headrace.bench.space import check_room, needed_bytes, sized
+from headrace.bench.timed import Timed
+from headrace.engine import Engine, Stream
 from headrace.engine.step import wait
 from headrace.protocols import SelectiveEncoder
-from headrace.types import Frame, View, VisualTokens
+from headrace.types import Frame, ModelSpec
 
 DENSE, TRANSFORMERS = "dense", "transformers"
 WARM_UP = 2  # streams with each kind of step and a question before the first run; it shall pay for no recording
+FPS = 2.0  # frames per second that are looked at, as the other commands do
 COUNTED = 4  # steps whose tower products are counted
 
 Cost = dict[str, Any]
@@ -47,6 +48,9 @@ class Setting:
         device: Where to run.
         threads: CPU threads.
         chunk_frames: Frames that are taken in together; a frame of all figures is then such a step.
+        fps: Frames per second that are looked at, None for all of a folder's.
+        text: The pipeline in full, with every parameter.
+        file: Size and time of the source, where it is a file.
     """
 
     shape: str = "llava-onevision-0.5b"
@@ -57,12 +61,17 @@ class Setting:
     device: str = "cpu"
     threads: int = 1
     chunk_frames: int = 1
+    fps: float | None = FPS
+    text: str = ""
+    file: str = ""
 
     def __post_init__(self) -> None:
         if self.chunk_frames < 1:
             raise ValueError(f"chunk_frames: must be at least 1, not {self.chunk_frames}")
         if not self.lengths or list(self.lengths) != sorted(set(self.lengths)) or self.lengths[0] < 2:
             raise ValueError(f"frames: {self.lengths} must be whole numbers from 2 up, ascending")
+        if self.fps is not None and not 0 < self.fps < math.inf:
+            raise ValueError(f"fps: must be a number above 0, not {self.fps}")
         if self.pipeline == DENSE:
             raise ValueError("pipeline: dense is what others are compared with; name another, such as stc")
 
@@ -97,67 +106,6 @@ class Run:
         return min(len(ms) for stages in self.frames.values() for ms in stages.values())
 
 
-class Timed:
-    """A backbone that notes how long pixels and projection take, so that what is left of encoding is the tower.
-
-    It also keeps the last projected tokens, and those of the dense contender for transformers to prefill; and, where
-    ``counting`` is set, the matrix products of the last projection. All frames of a bench have one size, so to streams
-    it looks like a model that knows no other.
-    """
-
-    def __init__(self, backbone: Any) -> None:
-        self._inner = backbone
-        self.ms = {"pixels": 0.0, "project": 0.0}
-        self.projected = self.dense = torch.empty(0)
-        self.counting = False
-        self.products: Counter[Product] = Counter()
-
-        self.view = View()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def settle(self, frame: Frame) -> None:
-        """Fix the size of all frames by the first one."""
-        self._inner = self._inner.at(self._inner.choose(View(), frame))
-
-    def choose(self, view: View, frame: Frame) -> View:
-        """Leave the view as it is."""
-        return view
-
-    def at(self, view: View) -> Timed:
-        """Stay as it is."""
-        return self
-
-    def pixels(self, frames: Sequence[Frame]) -> Tensor:
-        """As the backbone."""
-        return self._time("pixels", partial(self._inner.pixels, frames))  # type: ignore[no-any-return]
-
-    def project(self, h: Tensor, frames: Sequence[Frame], taps: Sequence[Tensor] = ()) -> VisualTokens:
-        """As the backbone."""
-        if self.counting:
-            with Counting() as found:
-                tokens: VisualTokens = self._inner.project(h, frames, taps)
-            self.products = found.products
-            return tokens
-        tokens = self._time("project", partial(self._inner.project, h, frames, taps))
-        self.projected = tokens.features
-        return tokens
-
-    def vision(self, px: Tensor, frames: Sequence[Frame]) -> VisualTokens:
-        """As the backbone, in parts."""
-        h, *taps = dense_pass(self._inner, px)
-        return self.project(h, frames, taps)
-
-    def _time(self, name: str, work: Callable[[], Any]) -> Any:
-        wait(self._inner.spec.device)  # what was asked for before belongs to another stage
-        start = time.perf_counter()
-        result = work()
-        wait(self._inner.spec.device)
-        self.ms[name] = 1000 * (time.perf_counter() - start)
-        return result
-
-
 class Bench:
     """One shared model and its contenders.
 
@@ -171,7 +119,7 @@ class Bench:
 
     def __init__(self, setting: Setting, *, tell: Callable[[str], None] = lambda text: None) -> None:
         self.setting = setting
-        Pipeline.parse(setting.pipeline)
+        self._pipelines = {name: named(name, chunk_frames=setting.chunk_frames) for name in (DENSE, setting.pipeline)}
         config, place, dtype = plain.shape_config(setting.shape), torch.device(setting.device), _dtype(setting)
         what = f"{setting.shape} in {setting.dtype} with {setting.lengths[-1]} frames"
         check_room(what, needed_bytes(config, dtype, setting.lengths[-1], setting.chunk_frames), place)
@@ -179,7 +127,7 @@ class Bench:
         self._model = plain.build_large(config, dtype=dtype, device=place)
         self._backbone = Timed(adopt(self._model, plain.word_tokenizer([], config.model_type), name=setting.shape))
         self._engine = Engine(self._backbone)
-        self._names = [DENSE, setting.pipeline]
+        self._names = list(self._pipelines)
         self._tower: dict[str, dict[str, list[Products]]] = {}
 
     @property
@@ -190,8 +138,7 @@ class Bench:
     @property
     def unit(self) -> int:
         """Frames of a step."""
-        tower: int = self._backbone.spec.frames_per_step
-        return -(-self.setting.chunk_frames // tower) * tower
+        return _unit(self.setting, self._backbone.spec)
 
     @torch.no_grad()
     def warm_up(self, frames: Sequence[Frame]) -> None:
@@ -219,7 +166,7 @@ class Bench:
         return self.unit // self._backbone.spec.frames_per_step  # type: ignore[no-any-return]
 
     def _open(self, name: str) -> Stream:
-        return self._engine.open(name, chunk_frames=self.setting.chunk_frames)
+        return self._engine.open(self._pipelines[name])
 
     def _count(self, stream: Stream, steps: Sequence[Sequence[Frame]]) -> dict[str, list[Products]]:
         """Products of ``project`` and of the tower, per kind of step, once for every step of that kind."""
@@ -238,12 +185,12 @@ class Bench:
         """Take frames through every contender, the order changing from frame to frame.
 
         Args:
-            frames: As many as the longest length, times ``unit``.
+            frames: As many as the longest length, times ``unit``; where there are fewer, lengths are not reached.
             run: Where figures go, frame by frame, so that a stopped run leaves what it has.
             progress: Called after every frame.
 
         Raises:
-            ValueError: There are fewer frames than that.
+            ValueError: There are fewer frames than the shortest length needs.
         """
         streams, index = {name: self._open(name) for name in self._names}, -1
         _, cache = plain.prefill(self._model, self._backbone.open().embeds)
@@ -259,9 +206,7 @@ class Bench:
                 for name in self._names:
                     run.answers.setdefault(name, {})[str(index + 1)] = _ask(streams[name])
             progress()
-        if index + 1 < self.setting.lengths[-1]:
-            num, needed = (index + 1) * self.unit, self.setting.lengths[-1] * self.unit
-            raise ValueError(f"source: ends after {num} frames; the bench needs {needed}")
+        reached(self.setting, index + 1, self.unit)
         for name, stream in streams.items():
             run.memory_bytes[name] = stream.pipeline.memory.num_bytes(stream.state.memory)
 
@@ -300,7 +245,7 @@ class Bench:
                 for stage, each in stages.items()
             }
         for name in (*self._names, TRANSFORMERS):
-            pipeline = self._engine.open(DENSE if name == TRANSFORMERS else name).pipeline
+            pipeline = self._pipelines[DENSE if name == TRANSFORMERS else name]
             if pipeline.memory.kind == "tokens" or pipeline.memory.bound_bytes(spec) is not None or pipeline.pruner:
                 continue
             kept = round(_mean(run.kept[DENSE if name == TRANSFORMERS else name]))
@@ -317,6 +262,35 @@ class Bench:
                 token[Product(1, 1, spec.dim, text.vocab_size)] += 1
                 own["generate"] = {"flops": flops(token), "floor_ms": floor.ms(token)}
         return found
+
+
+def unit_of(setting: Setting) -> int:
+    """Frames of a step, without making the model."""
+    return _unit(setting, sized(plain.shape_config(setting.shape), _dtype(setting))[0])
+
+
+def _unit(setting: Setting, spec: ModelSpec) -> int:
+    return -(-setting.chunk_frames // spec.frames_per_step) * spec.frames_per_step
+
+
+def reached(setting: Setting, steps: int, unit: int) -> Setting:
+    """The same with the lengths that so many steps reach.
+
+    Args:
+        setting: What is to be measured.
+        steps: Steps that the source has.
+        unit: Frames of a step.
+
+    Raises:
+        ValueError: They reach none.
+    """
+    if steps < setting.lengths[0]:
+        needed = setting.lengths[0] * unit
+        raise ValueError(
+            f"source: {setting.source} ends after {steps * unit} frames; the bench needs {needed}"
+            " (--fps looks at more frames per second)"
+        )
+    return replace(setting, lengths=tuple(length for length in setting.lengths if length <= steps))
 
 
 def grouped(frames: Iterable[Frame], unit: int) -> Iterator[tuple[Frame, ...]]:

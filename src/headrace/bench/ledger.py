@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from headrace.bench.accuracy import Row, Setting
+from headrace.bench.accuracy import Row, Setting, text_of
 from headrace.bench.statistics import Accuracy, Outcome, accuracy, difference
+from headrace.bench.stored import Stored
 from headrace.video.world import ALL_KINDS, GROUPS
 from headrace.video.world.marking import Tally, total
 
@@ -17,7 +17,7 @@ LAYOUT = 3  # what is asked and what a row holds; rows of another layout are pas
 FORWARD = GROUPS[-1]
 
 
-class Ledger:
+class Ledger(Stored[Row]):
     """Rows that are done, for one model, setting and place; rows of others, and of older layouts, are passed over.
 
     Args:
@@ -28,42 +28,25 @@ class Ledger:
             may change an answer.
 
     Raises:
-        ValueError: A line of the file is damaged.
+        ValueError: A line of the file is damaged, or the file could not be written.
     """
 
     def __init__(self, path: Path | None, model: str, setting: Setting, place: Mapping[str, Any]) -> None:
         self.setting = setting
-        self._path = path
-        self._key = {"layout": LAYOUT, "model": model, **dataclasses.asdict(setting), **place}
-        self.rows: list[Row] = []
-        if path is not None and path.is_file():
-            for number, line in enumerate(path.read_text().splitlines(), start=1):
-                self._take(line, number)
-
-    def _take(self, line: str, number: int) -> None:
-        try:
-            found = json.loads(line)
-            key, row = found["key"], found["row"]
-            outcomes = [Outcome(kind, row["seed"], right) for kind, right in row.pop("outcomes")]
-            if key == self._key:
-                watched = {text: Tally(**tally) for text, tally in row.pop("watched").items()}
-                self.rows.append(Row(**row, outcomes=outcomes, watched=watched))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self._path}: line {number} is damaged ({error}); remove it") from None
-
-    def has(self, name: str, seed: int) -> bool:
-        """True when a pipeline has run on a stream."""
-        return any(row.name == name and row.seed == seed for row in self.rows)
+        key = {"layout": LAYOUT, "model": model, **dataclasses.asdict(setting), **place}
+        super().__init__(path, key, read=_row, text=text_of)
 
     def add(self, row: Row) -> None:
-        """Keep a row, on disk too."""
-        self.rows.append(row)
-        if self._path is None:
-            return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        """Keep a row, on disk too, in place of an older one of the same pipeline and stream."""
         values = dataclasses.asdict(row) | {"outcomes": [(x.kind, x.right) for x in row.outcomes]}
-        with self._path.open("a") as file:
-            file.write(json.dumps({"key": self._key, "row": values}) + "\n")
+        self.put(row, values)
+
+
+def _row(values: dict[str, Any]) -> Row:
+    """A row as the file holds it."""
+    outcomes = [Outcome(kind, values["seed"], right) for kind, right in values["outcomes"]]
+    watched = {text: Tally(**tally) for text, tally in values["watched"].items()}
+    return Row(**{**values, "outcomes": outcomes, "watched": watched})
 
 
 def summarise(rows: Sequence[Row], names: Sequence[str], seeds: int, *, against: str = "") -> list[dict[str, Any]]:

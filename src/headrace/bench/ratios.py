@@ -8,6 +8,7 @@ from typing import Any
 
 from headrace.bench.latency import DENSE, TRANSFORMERS, Cost, Run, Setting
 from headrace.bench.machine import hardware
+from headrace.bench.names import named
 from headrace.bench.table import table
 
 VISION = ("tower", "project")
@@ -30,13 +31,15 @@ def summarise(setting: Setting, runs: Sequence[Run], costs: Costs) -> dict[str, 
         our dense), ``own_prefill_ratio`` (our dense against transformers), ``end_to_end_ratio`` (everything but pixels,
         against dense tower and transformers' prefill, at the largest length), ``end_to_end_ratio_own``. Floors are the
         same ratios of nothing but matrix products, by the time these take on their own, and by operations (``_flops``);
-        None where the costs are not known. ``stages`` has per contender and stage median and middle half in ms,
-        operations and floor. None where no run has reached the first length.
+        None where the costs are not known. Ratios of ours with prefill in them are None where ``postponed`` is true: a
+        memory of tokens, such as ``recent``, runs its frames when it is asked. ``stages`` has per contender and stage
+        median and middle half in ms, operations and floor. None where no run has reached the first length.
     """
     done = [n for n in setting.lengths if runs and all(run.reached >= n for run in runs)]
     if not done:
         return None
     ours, most = setting.pipeline, done[-1]
+    postponed = named(ours).memory.kind == "tokens"
 
     def ratio(pair: Callable[[Run], tuple[float, float]]) -> float:
         return median(a / b for a, b in map(pair, runs))
@@ -53,11 +56,14 @@ def summarise(setting: Setting, runs: Sequence[Run], costs: Costs) -> dict[str, 
 
     return {
         "vision_ratio": ratio(lambda run: (spent(run, ours, VISION, most), spent(run, DENSE, VISION, most))),
-        "prefill_ratio": prefills(ours, TRANSFORMERS),
-        "prefill_ratio_own": prefills(ours, DENSE),
+        "postponed": postponed,
+        "prefill_ratio": None if postponed else prefills(ours, TRANSFORMERS),
+        "prefill_ratio_own": None if postponed else prefills(ours, DENSE),
         "own_prefill_ratio": prefills(DENSE, TRANSFORMERS),
-        "end_to_end_ratio": ratio(whole),
-        "end_to_end_ratio_own": ratio(lambda run: (spent(run, ours, ALL, most), spent(run, DENSE, ALL, most))),
+        "end_to_end_ratio": None if postponed else ratio(whole),
+        "end_to_end_ratio_own": None
+        if postponed
+        else ratio(lambda run: (spent(run, ours, ALL, most), spent(run, DENSE, ALL, most))),
         **_floors(setting, runs, costs, done),
         "tokens_per_frame": {
             name: sum(sum(run.kept[name][:most]) for run in runs) / most / len(runs) for name in runs[0].kept
@@ -68,7 +74,7 @@ def summarise(setting: Setting, runs: Sequence[Run], costs: Costs) -> dict[str, 
         "runs": len(runs),
         "by_run": {
             "vision_ratio": [spent(run, ours, VISION, most) / spent(run, DENSE, VISION, most) for run in runs],
-            "end_to_end_ratio": [a / b for a, b in map(whole, runs)],
+            "end_to_end_ratio": None if postponed else [a / b for a, b in map(whole, runs)],
         },
     }
 
@@ -177,22 +183,24 @@ def rows(result: Mapping[str, Any]) -> list[list[str]]:
         ("prefill_ratio_own", "prefill / own dense", None, ours, DENSE),
         ("own_prefill_ratio", "own dense prefill / transformers", None, DENSE, TRANSFORMERS),
     ):
-        for length, value in result[key].items():
+        for length, value in (result[key] or {}).items():
             times = f"{ms(a, 'prefill')} / {ms(b, 'prefill')}" if length == most else ""
             found.append([f"{what}, {length} frames", f"{value:.3f}", shown(floor, length), times])
-    return [
-        *found,
-        [
-            f"end to end / dense with transformers, {most} frames",
-            f"{result['end_to_end_ratio']:.3f}",
-            shown(result["end_to_end_floor"]),
-            "",
-        ],
-    ]
+    if (whole := result["end_to_end_ratio"]) is not None:
+        what = f"end to end / dense with transformers, {most} frames"
+        found.append([what, f"{whole:.3f}", shown(result["end_to_end_floor"]), ""])
+    return found
 
 
 def _together(setting: Setting) -> str:
     return f" (a frame is {setting.chunk_frames} taken in together)" if setting.chunk_frames > 1 else ""
+
+
+def _notice(setting: Setting, result: Mapping[str, Any]) -> str:
+    """Why there is no ratio of prefill, where there is none."""
+    if not result["postponed"]:
+        return ""
+    return f"`{setting.pipeline}` runs its frames when it is asked, so there is no ratio of prefill or end to end"
 
 
 def lines(setting: Setting, result: Mapping[str, Any]) -> list[str]:
@@ -203,6 +211,8 @@ def lines(setting: Setting, result: Mapping[str, Any]) -> list[str]:
     ]
     for what, value, floor, _ in rows(result):
         text.append(f"  {what:50s} {value}" + (f"   floor {floor}" if floor else ""))
+    if notice := _notice(setting, result):
+        text.append(f"  {notice}; see first_token")
     for contender, known in result["stages"].items():
         text.append(f"  {contender}, ms per frame:")
         for stage, ms in known.items():
@@ -215,11 +225,12 @@ def lines(setting: Setting, result: Mapping[str, Any]) -> list[str]:
 
 def page(setting: Setting, result: Mapping[str, Any], at: Mapping[str, Any]) -> str:
     """The result as a Markdown table with a line on where it comes from."""
+    notice = f"{notice}; " if (notice := _notice(setting, result)) else ""
     where = (
         f"`headrace bench latency`: `{setting.pipeline}` at the shape of {setting.shape} (random weights),"
         f" {setting.dtype} on {setting.device}, {result['tokens_per_frame'][setting.pipeline]:.0f} of"
         f" {result['tokens_per_frame'][DENSE]:.0f} tokens{_together(setting)}, runs: {result['runs']}, median; floor:"
-        f" the matrix products alone; {hardware(at)}, {setting.threads} threads, torch {at['torch']}, transformers"
-        f" {at['transformers']}, {at['date']}."
+        f" the matrix products alone; {notice}{hardware(at)}, {setting.threads} threads, torch"
+        f" {at['torch']}, transformers {at['transformers']}, {at['date']}."
     )
     return table(["what", "ratio", "floor", "ms per frame (median)"], rows(result)) + "\n\n" + where

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -18,7 +18,9 @@ import torch
 from headrace import video
 from headrace.bench.accuracy import FIRST_SEED, MAX_TOKENS
 from headrace.bench.fed import Eyes, Fed, Seen
-from headrace.engine import Engine, MemoryBudgetError, Pipeline
+from headrace.bench.names import full_text, named
+from headrace.bench.statistics import Accuracy, Outcome, accuracy
+from headrace.engine import Engine, MemoryBudgetError
 from headrace.types import Frame, Query
 from headrace.video.world import LEVELS, TICKS_PER_SECOND, Question, RareWorld, matches
 
@@ -26,7 +28,7 @@ NOW = 0.0  # the age of what is still there
 SOON = 4  # ticks after the cut at which "before the cut" is asked of what has just gone
 MAJORITY, MOMENT = "majority", "moment"  # rows that are no pipelines
 GAP_S = 5.0  # seconds from one asking to the next
-COUNTED = 200  # streams on which the guesser's answers are counted
+COUNTED, MARKED = 200, 1000  # streams on which the guesser's answers are counted, and others on which it is marked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,34 +162,55 @@ def run_seed(
     return [lane.finish() for lane in lanes]
 
 
-def majority_row(seed: int, setting: Setting) -> Row:
-    """The guesser who gives each kind's most frequent answer, counted on other streams of the same level."""
-    guess, row = _common_answers(setting.level), Row(MAJORITY, MAJORITY, seed)
-    for found in plan(seed, setting).values():
-        row.outcomes += [(age, question.kind, question.answer == guess[question.kind]) for age, _, question in found]
-    return row
+def text_of(name: str) -> str:
+    """The full text of a row, by today's defaults.
+
+    Raises:
+        ValueError: The name is wrong.
+    """
+    return name if name == MOMENT else full_text(named(name))
 
 
 @cache
-def _common_answers(level: str) -> dict[str, str]:
+def guessing(level: str) -> Accuracy:
+    """What guessing is worth: the share that each kind's most frequent answer gets right, at any age.
+
+    The answers are counted on some streams of a level, and the share on others, so many that it is known to a point.
+    """
     tally: dict[str, Counter[str]] = defaultdict(Counter)
-    for number in range(COUNTED):
+    for question, _ in _asked_before(level, range(COUNTED)):
+        tally[question.kind][question.answer] += 1
+    guess = {kind: found.most_common(1)[0][0] for kind, found in tally.items()}
+    others = _asked_before(level, range(COUNTED, COUNTED + MARKED))
+    return accuracy([Outcome(x.kind, number, x.answer == guess[x.kind]) for x, number in others])
+
+
+def _asked_before(level: str, numbers: Iterable[int]) -> Iterator[tuple[Question, int]]:
+    """Every question once, with the number of its stream, of streams that the bench does not watch."""
+    for number in numbers:
         for moment in RareWorld(FIRST_SEED - 1 - number, LEVELS[level]).moments():
-            for question in moment.questions(0, here=False):
-                tally[question.kind][question.answer] += 1
-    return {kind: found.most_common(1)[0][0] for kind, found in tally.items()}
+            yield from ((question, number) for question in moment.questions(0, here=False))
+
+
+def num_moments(seed: int, setting: Setting) -> int:
+    """Moments of a stream that are asked about."""
+    return len(_world(seed, setting).moments())
+
+
+def num_planned(seed: int, setting: Setting) -> Counter[float]:
+    """Questions of a stream by age."""
+    return Counter(age for found in plan(seed, setting).values() for age, _, _ in found)
 
 
 class _Lane:
     """One pipeline on one stream, fed with shared tokens, until its memory is full."""
 
     def __init__(self, engine: Engine, name: str, seed: int, memory_mb: float | None) -> None:
-        text, *settings = name.split("@")
-        self.pipeline = Pipeline.parse(text, settings)
+        self.pipeline = named(name)
         if self.pipeline.chunk_frames != 1:
             raise ValueError(f"pipeline {name!r}: the bench takes one frame per step")
         self._fed = Fed(engine, self.pipeline, memory_mb=memory_mb)
-        self.row = Row(name, str(self.pipeline), seed)
+        self.row = Row(name, full_text(self.pipeline), seed)
         self._frames_ms = self._asks_ms = 0.0
         self._num = 0
 

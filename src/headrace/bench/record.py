@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from headrace.bench.latency import Cost, Run, Setting
+from headrace.bench.files import write_whole
+from headrace.bench.latency import DENSE, FPS, TRANSFORMERS, Cost, Run, Setting
 from headrace.bench.machine import SAME
-from headrace.bench.ratios import summarise
+from headrace.bench.ratios import ALL, lines, summarise
 
 
 @dataclass
@@ -47,7 +49,6 @@ class Record:
         """Write everything, in one piece: a reader never sees half a record."""
         if path is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
         found = {
             "bench": "latency",
             "setting": asdict(self.setting),
@@ -58,9 +59,7 @@ class Record:
             "runs": [asdict(run) for run in self.runs],
             "unfinished": None if self.unfinished is None else asdict(self.unfinished),
         }
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(found) + "\n", encoding="utf-8")
-        part.replace(path)
+        write_whole(path, json.dumps(found) + "\n")
 
 
 def read(path: Path | None, setting: Setting, machine: Mapping[str, Any]) -> Record:
@@ -74,14 +73,12 @@ def read(path: Path | None, setting: Setting, machine: Mapping[str, Any]) -> Rec
         return fresh
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        known, place = {"chunk_frames": 1, **found["setting"]}, found["machine"]
+        known, place = {"chunk_frames": 1, "fps": FPS, "file": "", **found["setting"]}, dict(found["machine"])
         fresh.runs = [Run(**run) for run in found["runs"]]
         fresh.unfinished = None if found["unfinished"] is None else Run(**found["unfinished"])
         fresh.costs, fresh.peak_bytes = found["costs"], found["peak_bytes"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path}: is no record of this bench ({type(error).__name__}: {error}); --restart measures anew"
-        ) from None
+        raise _no_record(path, error) from None
     wanted = json.loads(json.dumps(asdict(setting)))
     differs = [f"{key} {known.get(key)!r}, not {wanted[key]!r}" for key in wanted if known.get(key) != wanted[key]]
     differs += [
@@ -91,4 +88,49 @@ def read(path: Path | None, setting: Setting, machine: Mapping[str, Any]) -> Rec
         raise ValueError(
             f"{path}: was measured with {'; '.join(differs)}; give another file, or --restart to measure anew"
         )
+    try:
+        _check(fresh)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise _no_record(path, error) from None
     return fresh
+
+
+def _no_record(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path}: is no record of this bench ({type(error).__name__}: {error}); --restart measures anew")
+
+
+def _check(record: Record) -> None:
+    """Raise one of many errors where a run lacks figures, or where figures are no numbers."""
+    lengths = record.setting.lengths
+    for run in record.runs:
+        _check_run(run, record.setting, lengths[-1])
+    if record.unfinished is not None:
+        known = record.unfinished.reached
+        _check_run(record.unfinished, record.setting, max((n for n in lengths if n <= known), default=0))
+    _check_numbers(record.peak_bytes)
+    _check_numbers(record.costs)
+    result = record.result()
+    if result is not None:
+        lines(record.setting, result)
+
+
+def _check_run(run: Run, setting: Setting, length: int) -> None:
+    """Check the first frames of a run."""
+    for figures in (run.frames, run.kept, run.answers, run.memory_bytes):
+        _check_numbers(figures)
+    if not length:
+        return
+    lists: list[Sequence[Any]] = [run.frames[TRANSFORMERS]["prefill"]]
+    for name in (DENSE, setting.pipeline):
+        lists += [run.kinds[name], run.kept[name], *(run.frames[name][stage] for stage in ("pixels", *ALL))]
+    if (least := min(map(len, lists))) < length:
+        raise ValueError(f"a stage has {least} of {length} frames")
+
+
+def _check_numbers(found: Any) -> None:
+    """Check that what lies in dicts and lists is numbers from 0 up."""
+    if isinstance(found, dict | list):
+        for value in found.values() if isinstance(found, dict) else found:
+            _check_numbers(value)
+    elif not isinstance(found, int | float) or not 0 <= found < math.inf:
+        raise ValueError(f"{found!r} is no figure")

@@ -28,6 +28,7 @@ SCENE_FRAMES, SCENES = 40, 7
 FRAMES_PER_SECOND = 2.0
 QUESTION = "how many things are there?"
 BLOCKS_FIELD, MAX_BLOCKS = "max_blocks", 2000  # of a memory that keeps blocks
+MEMORY_GROWTH, TIME_RATIO = 0.02, 1.1  # the most at which a stream counts as flat: memory, processor time per frame
 WARM, SPAN = 2000, 1000  # frames before anything is compared, and frames that are compared
 
 
@@ -86,7 +87,8 @@ class Soaked:
         Returns:
             ``rss_growth`` (share by which anonymous memory grew; medians of a tenth of a stretch at both ends),
             ``frame_time_ratio`` and ``ttft_ratio`` (medians of the stretches), ``frame_cpu_ratio`` and
-            ``ask_cpu_ratio`` (the same in processor time), all None before there are two stretches, ``disk_bytes``, the
+            ``ask_cpu_ratio`` (the same in processor time), ``flat`` (whether memory and processor time per frame stay
+            within ``MEMORY_GROWTH`` and ``TIME_RATIO``), all None before there are two stretches, ``disk_bytes``, the
             medians themselves, and a curve of 20 points for each.
         """
         warm, span, every = self.setting.warm, self.setting.span, self.setting.ask_every
@@ -100,21 +102,37 @@ class Soaked:
             early, late = values[cuts[0]], values[cuts[1]]
             return statistics.median(late) / statistics.median(early) if enough and early and late else None
 
-        growth = ratio(self.anonymous, edges)
+        growth, frame_cpu = ratio(self.anonymous, edges), ratio(self.frame_cpu_ms, frames)
         names = ("frame_ms", "frame_cpu_ms", "anonymous", "ttft_ms", "ask_cpu_ms")
         return {
             "frames": done,
             "rss_growth": None if growth is None else growth - 1,
             "frame_time_ratio": ratio(self.frame_ms, frames),
             "ttft_ratio": ratio(self.ttft_ms, asked),
-            "frame_cpu_ratio": ratio(self.frame_cpu_ms, frames),
+            "frame_cpu_ratio": frame_cpu,
             "ask_cpu_ratio": ratio(self.ask_cpu_ms, asked),
+            "flat": None if growth is None or frame_cpu is None else not over(growth - 1, frame_cpu),
             "disk_bytes": disk_bytes,
             "frame_ms": statistics.median(self.frame_ms[-span:]) if done else None,
             "ttft_ms": statistics.median(self.ttft_ms[-span // every :]) if self.ttft_ms else None,
             "anonymous_bytes": self.anonymous[-1] if done else None,
             "curves": {name: _curve(getattr(self, name), 20) for name in names},
         }
+
+
+def over(growth: float, frame_cpu_ratio: float) -> list[str]:
+    """What is beyond its goal, in words; nothing where a stream is flat.
+
+    Args:
+        growth: Share by which anonymous memory grew.
+        frame_cpu_ratio: Processor time of a frame at the end over that behind the warm-up.
+    """
+    found = []
+    if growth > MEMORY_GROWTH:
+        found.append(f"memory {100 * growth:+.1f} %, more than {100 * MEMORY_GROWTH:+g} %")
+    if frame_cpu_ratio > TIME_RATIO:
+        found.append(f"processor time per frame x {frame_cpu_ratio:.3f}, more than x {TIME_RATIO:g}")
+    return found
 
 
 def soak(stream: Stream, found: Soaked, *, progress: Callable[[], None] = lambda: None) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from headrace.backbones import adopt, plain
+from headrace.types import ModelSpec
 
 STATUS = Path("/proc/self/status")
 SPARE_BYTES = 3 << 29  # for activations, the interpreter and the factors of floors
@@ -18,6 +19,18 @@ MEMINFO, LIMIT, USED = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory.current"),
 )
+
+
+def sized(config: Any, dtype: torch.dtype) -> tuple[ModelSpec, int]:
+    """A model's spec and the bytes of its weights, without making them.
+
+    Args:
+        config: A configuration of any family.
+        dtype: Type of weights, keys and values.
+    """
+    model = plain.build_large(config, dtype=dtype, device=torch.device("meta"))
+    weights = sum(param.numel() for param in model.parameters()) * dtype.itemsize
+    return adopt(model, plain.word_tokenizer([], config.model_type), name="sized").spec, weights
 
 
 def needed_bytes(config: Any, dtype: torch.dtype, steps: int, chunk_frames: int = 1) -> int:
@@ -29,9 +42,7 @@ def needed_bytes(config: Any, dtype: torch.dtype, steps: int, chunk_frames: int 
         steps: Steps of a run.
         chunk_frames: Frames of a step; as many more as the tower takes at once.
     """
-    model = plain.build_large(config, dtype=dtype, device=torch.device("meta"))
-    weights = sum(param.numel() for param in model.parameters()) * dtype.itemsize
-    spec = adopt(model, plain.word_tokenizer([], config.model_type), name="sized").spec
+    spec, weights = sized(config, dtype)
     rows = steps * -(-chunk_frames // spec.frames_per_step) * (spec.grid[0] * spec.grid[1] + spec.around_rows)
     streams = 2 * rows * spec.row_bytes * 3 // 2  # keys, values and rotated keys of each
     return int(weights + streams + rows * spec.row_bytes + SPARE_BYTES)

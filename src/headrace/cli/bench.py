@@ -12,7 +12,7 @@ import typer
 from headrace.cli import attention, budgets, latency, narrow, options, recall, retrieval, soak
 from headrace.cli.budgets import drawable
 from headrace.cli.failing import clean
-from headrace.cli.filling import fill, open_ledger
+from headrace.cli.filling import fill, open_ledger, told_model, told_setting
 from headrace.cli.output import Output
 
 DEFAULT_ROWS = (
@@ -54,12 +54,12 @@ def overhead(
     Example: headrace bench overhead --frames 8 --json
     """
     from headrace.bench import overhead as bench
+    from headrace.bench.files import write_whole
     from headrace.bench.machine import machine
-    from headrace.bench.table import check_marks, replace_between
+    from headrace.bench.table import check_places, replace_between
     from headrace.engine.engine import choose_device, choose_dtype
 
-    if readme is not None:
-        check_marks(readme, "bench:overhead")
+    check_places(save, readme, "bench:overhead")
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
     place = choose_device(device)
     kind = choose_dtype(dtype, place, model_shape)
@@ -72,8 +72,7 @@ def overhead(
     text = _table(result)
     out.line(text)
     if save is not None:
-        save.parent.mkdir(parents=True, exist_ok=True)
-        save.write_text(json.dumps(result, indent=1) + "\n")
+        write_whole(save, json.dumps(result, indent=1) + "\n")
     if readme is not None:
         replace_between(readme, "bench:overhead", text)
 
@@ -156,11 +155,10 @@ def accuracy(
     from headrace.bench.ledger import summarise
     from headrace.bench.machine import machine
     from headrace.bench.picture import draw
-    from headrace.bench.table import check_marks, replace_between
+    from headrace.bench.table import check_places, replace_between
     from headrace.engine import load
 
-    if readme is not None:
-        check_marks(readme, "bench:accuracy")
+    check_places(save, readme, "bench:accuracy")
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
     setting = Setting(
         level=level, seconds=seconds, every_s=every, h264=not exact, watches=watches, cut_s=cut_every, kinds=kinds
@@ -172,19 +170,13 @@ def accuracy(
     found = summarise(ledger.rows, names, seeds, against=against.strip())
     for result in found:
         out.object("result", **result)
-    what = _what(model, weights, setting, seeds)
+    told = told_model(model, weights, engine.backbone.spec.dtype)
+    what = f"{told}, {level} level, {seeds} streams of {seconds:g} s{told_setting(setting)}"
     out.line(text := _accuracy_table(found, what, machine(), against))
     if readme is not None:
         replace_between(readme, "bench:accuracy", text)
     if picture is not None:
         draw(found, picture, title=f"{what}, {found[0]['questions']} questions")
-
-
-def _what(model: str, weights: str, setting: Any, seeds: int) -> str:
-    """Say what was run."""
-    model = model if weights == "full" else f"{model} ({weights} weights)"
-    cut = f" with a cut every {setting.cut_s:g} s" if setting.cut_s else ""
-    return f"{model}, {setting.level} level, {seeds} streams of {setting.seconds:g} s{cut}"
 
 
 def _names(pipelines: str, against: str) -> list[str]:

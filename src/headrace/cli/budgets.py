@@ -9,7 +9,7 @@ import typer
 
 from headrace.cli import options
 from headrace.cli.failing import clean, fail
-from headrace.cli.filling import fill, open_ledger
+from headrace.cli.filling import fill, open_ledger, told_model, told_setting
 from headrace.cli.output import Output
 
 if TYPE_CHECKING:
@@ -62,11 +62,10 @@ def budgets(
     from headrace.bench import grid as grids
     from headrace.bench.accuracy import Setting
     from headrace.bench.ledger import summarise
-    from headrace.bench.table import check_marks
+    from headrace.bench.table import check_places
     from headrace.engine import load
 
-    if readme is not None:
-        check_marks(readme, "bench:budgets")
+    check_places(save, readme, "bench:budgets")
     policies = tuple(grids.POLICIES) if positions == "both" else (positions,)
     grid = grids.Grid(memory, _shares(shares), policies)
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
@@ -75,7 +74,11 @@ def budgets(
     ledger = open_ledger(save, engine, setting)
     fill(out, ledger, engine, grid.names, seeds=seeds)
     found = summarise(ledger.rows, grid.names, seeds, against=memory)
-    what = f"{model}, `{memory}`, {level} level, {seeds} streams of {seconds:g} s, {found[0]['questions']} questions"
+    told = told_model(model, "full", engine.backbone.spec.dtype)
+    what = (
+        f"{told}, `{memory}`, {level} level, {seeds} streams of {seconds:g} s{told_setting(setting)},"
+        f" {found[0]['questions']} questions"
+    )
     _tell(out, grid, grid.rows(found), what, readme=readme, picture=picture)
 
 

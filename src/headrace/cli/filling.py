@@ -26,6 +26,25 @@ def open_ledger(save: Path | None, engine: Engine, setting: Setting) -> Ledger:
     return Ledger(save, spec.fingerprint, setting, place(machine(), spec.device))
 
 
+def told_model(model: str, weights: str, dtype: object) -> str:
+    """Name a model for a caption, with its weights and number type where these are not ``full`` and ``float32``."""
+    kind = str(dtype).removeprefix("torch.")
+    other = [f"{weights} weights"] * (weights != "full") + [kind] * (kind != "float32")
+    return f"{model} ({', '.join(other)})" if other else model
+
+
+def told_setting(setting: Setting) -> str:
+    """Say for a caption what is not the default: exact pixels, moments of asking, kinds, cuts; empty where all is."""
+    kinds = f" of the kinds {setting.kinds.replace(',', ', ')}" if setting.kinds else ""
+    every = f" every {setting.every_s:g} s" if setting.every_s != type(setting)().every_s else ""
+    parts = [
+        f" with a cut every {setting.cut_s:g} s" if setting.cut_s else "",
+        "" if setting.h264 else ", exact pixels",
+        f", questions{kinds}{every}" if kinds or every else "",
+    ]
+    return "".join(parts)
+
+
 def fill(out: Output, ledger: Ledger, engine: Engine, names: Sequence[str], *, seeds: int) -> None:
     """Run what the ledger does not hold yet, stream by stream.
 
@@ -36,15 +55,15 @@ def fill(out: Output, ledger: Ledger, engine: Engine, names: Sequence[str], *, s
         names: Pipelines, as ``bench.accuracy.run_seed`` takes them, and ``majority``.
         seeds: Streams.
     """
-    from headrace.bench.accuracy import majority_row, run_seed
+    from headrace.bench.accuracy import MAJORITY, majority_row, run_seed
 
     setting = ledger.setting
     missing = {seed: [name for name in names if not ledger.has(name, seed)] for seed in range(seeds)}
-    to_run = {seed: [name for name in found if name != "majority"] for seed, found in missing.items()}
+    to_run = {seed: [name for name in found if name != MAJORITY] for seed, found in missing.items()}
     num = int(setting.seconds * 2)
     clock = Estimate(out, num, [len(found) for found in to_run.values() if found], round(2 * setting.every_s))
     for seed, found in missing.items():
-        if "majority" in found:
+        if MAJORITY in found:
             ledger.add(majority_row(seed, setting))
         if to_run[seed]:
             with out.progress(f"stream {seed + 1} of {seeds}", num) as move:

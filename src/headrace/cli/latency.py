@@ -6,7 +6,6 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,11 +18,11 @@ from headrace.cli.output import Output
 if TYPE_CHECKING:
     from headrace.bench.latency import Setting
     from headrace.bench.record import Record
+    from headrace.video import VideoSource
 
 LENGTHS = "16,32,64"
 LARGE = ("3b", "4b", "7b", "8b")
 LENGTHS_LARGE = "16"  # a model of several billion parameters takes a minute per frame on a small machine
-FRAMES_PER_SECOND = 2.0  # looked at, as the other commands do
 MOST_AT_ONCE = 2  # frames that any tower takes in one step
 TELL_S = 15.0  # seconds between two lines of progress
 
@@ -33,7 +32,12 @@ def latency(
     context: typer.Context,
     *,
     model_shape: Annotated[str, typer.Option(help="Shape of the random model.")] = "llava-onevision-0.5b",
-    pipeline: options.PipelineText = "stc_cacher+stc_pruner:64",
+    pipeline: Annotated[
+        str,
+        typer.Option(
+            "--pipeline", "-p", help="What to compare with dense; NAME@ROLE.FIELD=VALUE sets a field. See: methods."
+        ),
+    ] = "stc_cacher+stc_pruner:64",
     frames: Annotated[
         str | None,
         typer.Option(
@@ -46,6 +50,9 @@ def latency(
         int, typer.Option(min=1, help="Frames that are taken in together; a frame of all figures is then such a step.")
     ] = 1,
     source: Annotated[str, typer.Option(help="What to watch.")] = "world:0",
+    fps: Annotated[
+        float | None, typer.Option(help="Frames per second to look at. Default: 2; of a folder every picture.")
+    ] = None,
     dtype: options.Dtype = "bfloat16",
     device: options.Device = "auto",
     save: Annotated[Path | None, typer.Option(help="JSON file for runs and result; a stopped bench goes on.")] = None,
@@ -61,28 +68,23 @@ def latency(
 
     Example: headrace --threads 2 bench latency --frames 4,8 --repeats 2 --save runs/latency.json
     """
-    import torch
-
-    from headrace.bench import latency as bench
     from headrace.bench.machine import machine
     from headrace.bench.record import Record, read
-    from headrace.bench.table import check_marks
-    from headrace.engine.engine import choose_device, choose_dtype
+    from headrace.bench.table import check_places
 
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
-    place = choose_device(device)
-    setting = bench.Setting(
+    check_places(save, readme, "bench:latency")
+    setting = _setting(
         shape=model_shape,
         pipeline=pipeline,
-        lengths=_lengths(frames or (LENGTHS_LARGE if model_shape.endswith(LARGE) else LENGTHS)),
+        frames=frames,
         source=source,
-        dtype=str(choose_dtype(dtype, place, model_shape)).removeprefix("torch."),
-        device=str(place),
-        threads=torch.get_num_threads(),
+        fps=fps,
+        dtype=dtype,
+        device=device,
         chunk_frames=chunk_frames,
     )
-    if readme is not None:
-        check_marks(readme, "bench:latency")
+    setting = _in_reach(setting, out)
     record = Record(setting, machine()) if restart else read(save, setting, machine())
     try:
         _measure(record, repeats, save, out)
@@ -92,6 +94,41 @@ def latency(
             out.note(line)
         raise
     _tell(record, readme, out)
+
+
+def _setting(
+    *,
+    shape: str,
+    pipeline: str,
+    frames: str | None,
+    source: str,
+    fps: float | None,
+    dtype: str,
+    device: str,
+    chunk_frames: int,
+) -> Setting:
+    """What the options ask for, with what they leave open."""
+    import torch
+
+    from headrace.bench.latency import FPS, Setting
+    from headrace.bench.names import full_text, named
+    from headrace.engine.engine import choose_device, choose_dtype
+
+    place = choose_device(device)
+    every = None if Path(source).is_dir() else FPS
+    return Setting(
+        shape=shape,
+        pipeline=pipeline,
+        lengths=_lengths((LENGTHS_LARGE if shape.endswith(LARGE) else LENGTHS) if frames is None else frames),
+        source=source,
+        dtype=str(choose_dtype(dtype, place, shape)).removeprefix("torch."),
+        device=str(place),
+        threads=torch.get_num_threads(),
+        chunk_frames=chunk_frames,
+        fps=every if fps is None else fps,
+        text=full_text(named(pipeline, chunk_frames=chunk_frames)),
+        file=_file(Path(source)),
+    )
 
 
 def _tell(record: Record, readme: Path | None, out: Output) -> None:
@@ -108,18 +145,51 @@ def _tell(record: Record, readme: Path | None, out: Output) -> None:
         replace_between(readme, "bench:latency", page(record.setting, result, record.machine))
 
 
+def _file(path: Path) -> str:
+    """Size and time of a file, by which another one of the same name is told from it; empty for other sources."""
+    if not path.is_file():
+        return ""
+    facts = path.stat()
+    return f"{facts.st_size} bytes, {facts.st_mtime_ns} ns"
+
+
+def _watch(setting: Setting) -> VideoSource:
+    """Open what is watched, from its beginning."""
+    from headrace import video
+
+    return video.open(setting.source, fps=setting.fps)
+
+
+def _in_reach(setting: Setting, out: Output) -> Setting:
+    """Leave out, before the work, lengths for which a source that ends has too few frames."""
+    from headrace.bench.latency import unit_of
+
+    unit, most = unit_of(setting), setting.lengths[-1]
+    with _watch(setting) as opened:
+        steps = most if opened.live else sum(1 for _ in itertools.islice(opened, most * unit)) // unit
+    return _shortened(setting, steps, unit, out)
+
+
+def _shortened(setting: Setting, steps: int, unit: int, out: Output) -> Setting:
+    """Leave out lengths that were not reached, and say so."""
+    from headrace.bench.latency import reached
+
+    found = reached(setting, steps, unit)
+    if left := [str(length) for length in setting.lengths if length not in found.lengths]:
+        out.note(f"{setting.source} ends after {steps * unit} frames: --frames {','.join(left)} cannot be reached")
+    return found
+
+
 def _measure(record: Record, repeats: int, save: Path | None, out: Output) -> None:
     """Run what is missing; the record is written at every length and after every run."""
-    from headrace import video
     from headrace.bench.latency import COUNTED, Bench, Run
     from headrace.bench.machine import machine
     from headrace.bench.space import peak_bytes
 
     if len(record.runs) >= repeats:
         return
-    setting, most = record.setting, record.setting.lengths[-1]
-    watch = partial(video.open, setting.source, fps=None if Path(setting.source).is_dir() else FRAMES_PER_SECOND)
-    with watch() as opened:
+    setting = record.setting
+    with _watch(setting) as opened:
         first = list(itertools.islice(opened, max(MOST_AT_ONCE, setting.chunk_frames + 1) * COUNTED))
     bench = Bench(setting, tell=out.note)
     bench.warm_up(first)
@@ -132,8 +202,9 @@ def _measure(record: Record, repeats: int, save: Path | None, out: Output) -> No
             if run.reached in setting.lengths:
                 record.write(save)
 
-        with watch() as opened:
-            bench.run(itertools.islice(opened, most * bench.unit), run, progress=progress)
+        with _watch(setting) as opened:
+            bench.run(itertools.islice(opened, bench.setting.lengths[-1] * bench.unit), run, progress=progress)
+        record.setting = bench.setting = _shortened(bench.setting, run.reached, bench.unit, out)
         record.costs = record.costs or bench.costs(run)
         record.runs, record.unfinished = [*record.runs, run], None
         record.machine = machine()

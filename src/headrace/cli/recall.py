@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from headrace.cli import options
 from headrace.cli.failing import clean
+from headrace.cli.filling import told_model
 from headrace.cli.output import Output
 from headrace.cli.pace import Pace
 
@@ -49,14 +50,13 @@ def recall(
 
     Example: headrace --threads 1 bench recall --ages 1,5 --streams 4 --pipelines streamingllm:1040,recent:16
     """
-    from headrace.bench.machine import machine, place
+    from headrace.bench.machine import hardware, machine, place
     from headrace.bench.recall import Setting
-    from headrace.bench.recalled import Rows, recall_table, summarise
-    from headrace.bench.table import check_marks, replace_between
+    from headrace.bench.recalled import Rows, caption, recall_table, summarise
+    from headrace.bench.table import check_places, replace_between
     from headrace.engine import load
 
-    if readme is not None:
-        check_marks(readme, "bench:recall")
+    check_places(save, readme, "bench:recall")
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
     setting = Setting(ages=_ages(ages), level=level, memory_mb=memory_mb, askings=askings, fps=fps)
     names = list(dict.fromkeys(name.strip() for name in pipelines.split(",") if name.strip()))
@@ -67,7 +67,9 @@ def recall(
     found = summarise(rows.rows, names, streams, setting)
     for result in found:
         out.object("result", **result)
-    text = recall_table(found, setting) + "\n\n" + _where(found, setting, f"{model}, {level} level", at)
+    what = f"{told_model(model, weights, spec.dtype)}, {level} level"
+    where = f"{hardware(at)}, {at['threads']} threads, torch {at['torch']}, {at['date']}."
+    text = f"{recall_table(found, setting)}\n\n{caption(found, setting, what, streams)}; {where}"
     out.line(text)
     if readme is not None:
         replace_between(readme, "bench:recall", text)
@@ -75,13 +77,10 @@ def recall(
 
 def _fill(out: Output, rows: Rows, engine: Engine, names: list[str], streams: int, setting: Setting) -> None:
     """Run what there is no row for yet, stream by stream."""
-    from headrace.bench.recall import MAJORITY, majority_row, run_seed
+    from headrace.bench.recall import MAJORITY, run_seed
 
-    missing = {seed: [name for name in names if not rows.has(name, seed)] for seed in range(streams)}
-    for seed, open_ in missing.items():
-        if MAJORITY in open_:
-            rows.add(majority_row(seed, setting))
-            open_.remove(MAJORITY)
+    run = [name for name in names if name != MAJORITY]
+    missing = {seed: [name for name in run if not rows.has(name, seed)] for seed in range(streams)}
     left = {seed: open_ for seed, open_ in missing.items() if open_}
     pace = Pace(out, sum(setting.num_frames(seed) for seed in left), known=50)
     for seed, open_ in left.items():
@@ -94,21 +93,3 @@ def _ages(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise ValueError(f"--ages: {text!r} is no list of minutes such as 1,5,20") from None
-
-
-def _where(found: list[dict[str, Any]], setting: Setting, what: str, at: dict[str, Any]) -> str:
-    """Settings beside the figures."""
-    from headrace.bench.machine import hardware
-
-    asked = [x["questions"] for row in found for age, x in row["by_age"].items() if x is not None and age != "0"]
-    now = [x["questions"] for row in found if (x := row["by_age"].get("0")) is not None]
-    streams = max((row["streams"] for row in found), default=0)
-    again = f" (each asked {setting.askings} times, 5 s apart)" if setting.askings > 1 else ""
-    full = [f"`{row['pipeline']}` was full at {row['full_s']:.0f} s" for row in found if row["full_s"] is not None]
-    return (
-        f"`headrace bench recall`: {what}, {streams} streams of {setting.fps:g} frames per second,"
-        f" {max(now, default=0)} questions now, {max(asked, default=0)} per age{again}, % right (95 %, over streams);"
-        f" a memory that grows may take"
-        f" {setting.memory_mb:g} MiB{''.join('; ' + x for x in full)};"
-        f" {hardware(at)}, {at['threads']} threads, torch {at['torch']}, {at['date']}."
-    )
