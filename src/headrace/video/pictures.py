@@ -117,11 +117,15 @@ class ArrayReader:
     def shots(self, start_s: float) -> Iterator[Shot]:
         """Yield one shot per picture; picture ``i`` has the time ``i / fps``.
 
+        What an iterable hands out is copied: many cameras fill one and the same array again for every picture.
+
         Raises:
             VideoError: A picture is not uint8 (H,W,3).
         """
+        kept = isinstance(self._pictures, list)
         for i, picture in enumerate(self._pictures):
-            yield Shot(i / self._fps, partial(_same, _as_image(picture, f"frame {i}")))
+            image = _as_image(picture, f"frame {i}")
+            yield Shot(i / self._fps, partial(_same, image if kept else image.clone()))
 
     def close(self) -> None:
         """Close the iterable if it is a generator that can be closed."""
