@@ -22,6 +22,8 @@ from headrace.video.timeline import Timeline
 _TEXT_CODECS = frozenset({"ansi", "bintext", "xbin", "idf"})  # FFmpeg draws text files as pictures
 _MAX_FPS = 480
 _STILL_FORMATS = ("image2", "_pipe")
+_NO_SEEKING = frozenset({"mpeg"})  # a program stream: FFmpeg searches it, and lands behind the place or on wrong stamps
+_FROM_ZERO = frozenset({"asf", "nut"})  # their headers say when the last picture ends, not how long it is until then
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,9 @@ class ContainerReader:
 
     def _seek(self, start_s: float) -> bool:
         stream, opening = self._stream, self._opening
-        if self.facts.live or not opening.again or stream.start_time is None or stream.time_base is None:
+        if self.facts.live or not opening.again or self._container.format.name in _NO_SEEKING:
+            return False
+        if stream.start_time is None or stream.time_base is None:
             return False
         try:
             ticks = int(Fraction(start_s).limit_denominator(1_000_000) / stream.time_base)
@@ -161,11 +165,12 @@ class ContainerReader:
             self._warn(f"{name} carries no times; they were counted at {timeline.rate:g} frames per second")
         if self.facts.live:
             return
-        promised, length = self._stream.frames, self.facts.duration_s
-        missing = whole and "mov" in self._container.format.name and self._packets < promised
+        length = self.facts.duration_s
+        missing = whole and "mov" in self._container.format.name and self._packets < self._stream.frames
         if length is not None and until is not None:
             slack = 2.0 + 0.2 * length if _may_be_audio(self._container, self._stream) else 0.5
-            missing = missing or length - until > max(slack, 3 / timeline.rate)
+            # an edit list hides packets that the header counts: then the pictures last as long as they should
+            missing = length - until > (0.5 / timeline.rate if missing else max(slack, 3 / timeline.rate))
         if not (missing or self._damaged or self._broken):
             return
         why = f" ({self._broken})" if self._broken else ""
@@ -236,17 +241,25 @@ def _facts(container: Any, stream: Any, opening: Opening) -> Facts:
         live = duration is None and not sized and not still
     if live:
         return Facts(opening.name, fps=fps, live=True)
-    count = stream.frames or (round(duration * fps) if duration and fps else None)
+    count = round(duration * fps) if duration and fps else None
+    if stream.frames:  # in MP4 and MOV, the ones that an edit list hides are counted, too
+        count = min(stream.frames, count or stream.frames) if "mov" in container.format.name else stream.frames
     return Facts(opening.name, fps=fps, duration_s=duration, num_frames=count)
 
 
 def _duration(container: Any, stream: Any) -> float | None:
+    """Return the seconds from the first picture to the end of the last one, as the header has them, or None."""
+    tag, from_zero = _tagged_duration(stream), container.format.name in _FROM_ZERO
     if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    tag = _tagged_duration(stream)
-    if tag is not None:  # when its last picture ends; times here count from its first one
-        return max(0.0, tag - float((stream.start_time or 0) * (stream.time_base or 0)))
-    return container.duration / 1e6 if container.duration and container.duration > 0 else None
+        length = float(stream.duration * stream.time_base)
+    elif tag is not None:
+        length, from_zero = tag, True
+    elif container.duration and container.duration > 0:
+        length = container.duration / 1e6
+    else:
+        return None
+    begins = float((stream.start_time or 0) * (stream.time_base or 0)) if from_zero else 0.0
+    return length - begins if begins < length else length  # else the header does not count from 0 after all
 
 
 def _tagged_duration(stream: Any) -> float | None:
