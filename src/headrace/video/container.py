@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
@@ -54,13 +54,18 @@ class Opening:
 class ContainerReader:
     """One opened container; reads its best video stream once."""
 
-    def __init__(self, opening: Opening, warn: Warn) -> None:
+    def __init__(self, opening: Opening, warn: Warn, clock: Callable[[], float] = time.monotonic) -> None:
         """Open the container and look at its header.
+
+        Args:
+            opening: What to open, and how.
+            warn: Told what the user should know.
+            clock: Time in seconds, any origin; what the stamps of a live source are held against.
 
         Raises:
             VideoError: It cannot be opened, or has no video stream.
         """
-        self._opening, self._warn = opening, warn
+        self._opening, self._warn, self._clock = opening, warn, clock
         self._container = _open_container(opening)
         try:
             self._stream = _video_stream(self._container, opening.name)
@@ -101,17 +106,37 @@ class ContainerReader:
             self._opening.closes.close()
 
     def _shots(self, timeline: Timeline) -> Iterator[Shot]:
-        gap = False
-        for picture in self._pictures():
+        gap, before_s = False, self._clock()
+        for picture, stamp in self._stamped(timeline):
             if picture is None:
                 gap = self._decoded > 0
                 continue
             self._decoded += 1
             self._damaged += bool(picture.is_corrupt)
-            time_s, jumped = timeline.place(picture.pts)
+            now_s = self._clock()
+            time_s, jumped = timeline.place(stamp, now_s - before_s if self.facts.live else None)
+            before_s = now_s
             self._until_s = time_s + float((picture.duration or 0) * (picture.time_base or 0))
             yield Shot(time_s, partial(to_rgb, picture), gap or jumped)
             gap = False
+
+    def _stamped(self, timeline: Timeline) -> Iterator[tuple[av.VideoFrame | None, int | None]]:
+        """Yield what ``_pictures`` does with its stamp, and without where only this one is far from those around it.
+
+        A live source is not asked for the picture after, for which it would have to wait.
+        """
+        far: av.VideoFrame | None = None
+        for picture in self._pictures():
+            stamp = None if picture is None else picture.pts
+            if far is not None:
+                yield far, None if timeline.goes_on(stamp) else far.pts
+                far = None
+            if not self.facts.live and timeline.is_far(stamp):
+                far = picture
+            else:
+                yield picture, stamp
+        if far is not None:
+            yield far, far.pts
 
     def _pictures(self) -> Iterator[av.VideoFrame | None]:
         """Yield decoded frames, and None where one could not be decoded."""

@@ -92,9 +92,9 @@ def open(
             opening = Opening(file, where.name, options=dict(options or {}), live=False)
             reader = ContainerReader(opening, notes)
         else:
-            reader = _connect(opening, notes)
+            reader = _connect(opening, notes, clock)
         if reader.facts.live:
-            again = partial(ContainerReader, opening, notes)
+            again = partial(ContainerReader, opening, notes, clock)
             reader = Unbroken(reader, again, reconnect or Reconnect(), clock, wait, notes)
     elif isinstance(where, Path):
         reader = _open_path(where, fps, dict(options or {}), notes)
@@ -161,11 +161,11 @@ def _opening(where: Address, options: dict[str, str], timeouts: tuple[float, flo
     )
 
 
-def _connect(opening: Opening, warn: Warn) -> ContainerReader:
+def _connect(opening: Opening, warn: Warn, clock: Callable[[], float]) -> ContainerReader:
     assert opening.timeouts is not None
     patience = opening.timeouts[0]
     try:
-        return within(patience, partial(ContainerReader, opening, warn), ContainerReader.close)
+        return within(patience, partial(ContainerReader, opening, warn, clock), ContainerReader.close)
     except TimeoutError:
         raise VideoError(f"cannot open {opening.name}: no answer within {patience:g} s") from None
 
