@@ -98,3 +98,67 @@ def test_a_length_that_counts_from_zero_is_not_that_of_a_recording_that_begins_l
         assert len(list(s)) == 50
     assert (s.warnings, s.duration_s) == ([], pytest.approx(2.0, abs=0.05))
     assert s.num_frames == pytest.approx(50, abs=1)
+
+
+DELAYS_MS = [100, 200, 300, 400, 500]
+
+
+def animation(path, *, delays_ms=DELAYS_MS, **options):
+    """Five pictures, each shown for its own time; ``format`` decides what is written, whatever the file is called."""
+    first, *rest = [Image.fromarray(picture(i)) for i in range(5)]
+    first.save(path, save_all=True, append_images=rest, duration=delays_ms, **options)
+    return path
+
+
+ANIMATIONS = [("a.webp", {"lossless": True}), ("a.png", {}), ("gif.png", {"format": "GIF"}), ("a.gif", {})]
+
+
+@pytest.mark.parametrize(("name", "options"), ANIMATIONS, ids=[name for name, _ in ANIMATIONS])
+def test_an_animation_is_read_with_its_times(tmp_path, name, options):
+    path = animation(tmp_path / name, **options)
+    with video.open(path) as s:
+        assert (s.num_frames, s.live) == (5, False)
+        frames = list(s)
+    assert [(number_of(f.image), f.time_s) for f in frames] == [
+        (0, 0.0),
+        (1, pytest.approx(0.1)),
+        (2, pytest.approx(0.3)),
+        (3, pytest.approx(0.6)),
+        (4, pytest.approx(1.0)),
+    ]
+    assert [number_of(f.image) for f in read(path, fps=2)] == [0, 2, 4]
+    assert [number_of(f.image) for f in read(path, start=0.3, end=0.9)] == [2, 3]
+    assert [number_of(f.image) for f in read(path, after=0.3)] == [2, 3, 4]
+    assert s.warnings == []
+
+
+@pytest.mark.parametrize(("name", "options"), ANIMATIONS, ids=[name for name, _ in ANIMATIONS])
+def test_an_animation_without_delays_shows_ten_pictures_a_second(tmp_path, name, options):
+    frames = read(animation(tmp_path / name, delays_ms=0, **options))
+    assert [f.time_s for f in frames] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+
+
+def test_the_picture_of_a_png_for_those_who_cannot_animate_is_not_part_of_it(tmp_path):
+    with video.open(animation(tmp_path / "a.png", delays_ms=DELAYS_MS[1:], default_image=True)) as s:
+        assert s.num_frames == 4
+        assert [(number_of(f.image), f.time_s) for f in s][:2] == [(1, 0.0), (2, pytest.approx(0.2))]
+
+
+def test_several_views_in_one_photo_are_no_animation(tmp_path):
+    view = Image.fromarray(picture(3))
+    view.save(tmp_path / "3d.jpg", format="MPO", save_all=True, append_images=[view])
+    with video.open(tmp_path / "3d.jpg") as s:
+        assert s.num_frames == 1
+        assert len(list(s)) == 1
+
+
+def test_an_animation_that_is_cut_short_gives_what_came_and_says_so(tmp_path):
+    path = animation(tmp_path / "a.png")
+    path.write_bytes(path.read_bytes()[:-60])
+    with video.open(path) as s:
+        frames = list(s)
+    assert 0 < len(frames) < 5
+    assert s.warnings == [f"{path} is cut short or damaged: the {len(frames)} frames that decode were used"]
+    path.write_bytes(path.read_bytes()[:120])
+    with pytest.raises(video.VideoError, match=r"a\.png: the file is damaged|no frame of .*a\.png"):
+        read(path)

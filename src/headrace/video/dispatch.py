@@ -48,9 +48,10 @@ def open(
     """Open anything that shows pictures over time.
 
     Args:
-        source: A video file; a folder of images (natural order); a photo; an ``http(s)``, HLS or ``rtsp`` address;
-            ``camera:0`` or ``/dev/video0``; ``-`` for a container piped into standard input, or a binary file object;
-            ``world:SEED[,key=value]``; a uint8 array (T,H,W,3), or an iterable of uint8 arrays (H,W,3).
+        source: A video file; a folder of images (natural order); a photo, or an animated GIF, PNG or WebP file; an
+            ``http(s)``, HLS or ``rtsp`` address; ``camera:0`` or ``/dev/video0``; ``-`` for a container piped into
+            standard input, or a binary file object; ``world:SEED[,key=value]``; a uint8 array (T,H,W,3), or an
+            iterable of uint8 arrays (H,W,3).
         fps: Frames per second wanted, > 0. Sources with times are sampled (see ``sampling.sample``: at each instant
             the frame on the screen, none twice); folders and arrays have no times and get theirs from it (default 1).
         start: First time wanted, in seconds. Files are decoded from the last keyframe before it.
