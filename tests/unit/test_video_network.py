@@ -173,6 +173,35 @@ def test_a_live_server_that_dies_and_comes_back_makes_a_gap(server, tmp_path):
     assert "404" in s.warnings[-1]
 
 
+def test_a_live_sender_that_restarts_again_and_again_does_not_stop_time(server, tmp_path):
+    data = make_clip(tmp_path / "live.bin", every(40, 15), format="mpegts").read_bytes()
+
+    def play(request):
+        request.begin()
+        request.wfile.write(data * 20)
+
+    server.special["/live.ts"] = play
+    with video.open(f"{server.url}/live.ts", queue_frames=999, reconnect=video.Reconnect(tries=0)) as s:
+        frames = list(s)
+    assert (s.live, len(frames)) == (True, 300)
+    assert frames[-1].time_s == pytest.approx(299 * 0.04)
+
+
+def test_a_wild_stamp_is_held_against_the_clock_that_was_given(server, tmp_path):
+    pieces = [
+        make_clip(tmp_path / "live.bin", ms, format="mpegts").read_bytes() for ms in ([0, 40], [72_000_000], [120])
+    ]
+
+    def play(request):
+        request.begin()
+        request.wfile.write(b"".join(pieces))
+
+    server.special["/live.ts"] = play
+    for clock, third_s in ((lambda: 0.0, 0.08), (itertools.count(0, 72_000).__next__, 72_000.0)):
+        with video.open(f"{server.url}/live.ts", clock=clock, reconnect=video.Reconnect(tries=0)) as s:
+            assert [f.time_s for f in s][2] == pytest.approx(third_s)
+
+
 def test_a_live_server_that_falls_silent_is_left_after_the_read_time_out(server, tmp_path):
     url = live_server(server, tmp_path, "hang", "whole")
     began = time.monotonic()

@@ -113,6 +113,18 @@ def test_a_generator_may_be_endless():
         assert [next(s).time_s for _ in range(3)] == [0.0, 1.0, 2.0]
 
 
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
+@pytest.mark.parametrize("realtime", [False, True])
+def test_a_generator_may_fill_one_array_again_and_again(kind, realtime):
+    def camera():
+        buffer = np.zeros((48, 64, 3), np.uint8)
+        for i in range(6):
+            buffer[:] = picture(i)
+            yield kind(buffer)
+
+    assert [number_of(f.image) for f in read(camera(), fps=100, realtime=realtime)] == list(range(6))
+
+
 def test_one_array_is_one_frame():
     assert [number_of(f.image) for f in read(picture(4))] == [4]
 

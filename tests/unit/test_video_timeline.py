@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,6 +48,73 @@ def test_stamps_that_come_late_continue_the_counted_ones():
 def test_a_small_step_back_waits_and_a_big_one_is_a_gap():
     placed, _ = times([0, 90_000, 85_000, 180_000, 0, 9000])
     assert placed == [(0.0, False), (1.0, False), (1.0, False), (2.0, False), (2.04, True), (2.14, False)]
+
+
+MS = Fraction(1, 1000)
+YEAR_MS = 365 * 86_400_000
+
+
+def times_ms(stamps_ms, elapsed_s=None):
+    """Times in milliseconds, and the numbers of the frames before which the stamps jumped."""
+    timeline = Timeline(MS, 0, 25.0)
+    placed = [timeline.place(stamp, elapsed_s) for stamp in stamps_ms]
+    return [round(t * 1000) for t, _ in placed], [i for i, (_, jumped) in enumerate(placed) if jumped]
+
+
+@pytest.mark.parametrize("count", [4, 5, 15, 24])
+def test_a_sender_that_restarts_within_a_second_does_not_stop_time(count):
+    placed, jumps = times_ms([40 * (i % count) for i in range(10 * count)])
+    assert jumps == [i * count + 3 for i in range(1, 10)], "what four frames go on from is no jitter"
+    assert [t for i, t in enumerate(placed) if i < count or i % count > 2] == [
+        40 * i for i in range(10 * count) if i < count or i % count > 2
+    ]
+
+
+@pytest.mark.parametrize("stamps_ms", [[0] * 100, [0, 40, 80] * 33, [0, 40] * 50], ids=["one", "three", "two"])
+def test_time_stands_still_for_a_second_at_most(stamps_ms):
+    placed, jumps = times_ms(stamps_ms)
+    assert jumps
+    assert max(40 * i - t for i, t in enumerate(placed)) <= 1000
+
+
+@pytest.mark.parametrize(
+    "stamps_ms",
+    [
+        [0, 160, 80, 40, 120, 320, 240, 200, 280, 480, 400, 360, 440, 640],
+        [0, 240, 40, 80, 120, 160, 200, 480, 280, 320, 360, 400, 440, 640],
+        [0, 40, 80, 600, 160, 200, 240, 280, 320, 360, 400, 440, 480, 640],
+        [0, 90, 85, 86, 87, 88, 160, 200, 190, 240, 230, 280, 270, 640],
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 640],
+    ],
+    ids=["pyramid of B-frames", "B-frames", "early", "jitter", "coarse"],
+)
+def test_disorder_of_less_than_a_second_leaves_the_clock_alone(stamps_ms):
+    placed, jumps = times_ms(stamps_ms)
+    assert placed == list(itertools.accumulate(stamps_ms, max))
+    assert jumps == []
+
+
+def test_a_live_stamp_far_ahead_of_the_clock_is_not_believed():
+    assert times_ms([0, 40, 80, YEAR_MS, 160, 200], 0.04) == ([0, 40, 80, 120, 160, 200], [3])
+    assert times_ms([0, 40, 80, -YEAR_MS, 160, 200, 240], 0.04) == ([0, 40, 80, 120, 160, 200, 240], [3, 4])
+
+
+def test_a_live_clock_that_is_set_goes_on_from_there():
+    assert times_ms([0, 40, *(YEAR_MS + 40 * i for i in range(4))], 0.04) == ([0, 40, 80, 120, 160, 200], [2])
+
+
+def test_a_live_leap_that_the_clock_made_too_is_believed():
+    assert times_ms([0, 40, 60_000, 60_040], 55.0) == ([0, 40, 60_000, 60_040], [])
+    assert times_ms([0, 40, 9_000, 9_040], 0.04) == ([0, 40, 9_000, 9_040], [])
+
+
+@given(
+    st.lists(st.one_of(st.none(), st.integers(-(2**40), 2**40)), max_size=30),
+    st.one_of(st.none(), st.floats(0, 1e7)),
+)
+def test_live_time_never_runs_backwards(stamps, elapsed_s):
+    placed, _ = times_ms(stamps, elapsed_s)
+    assert all(a <= b for a, b in itertools.pairwise([0, *placed]))
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(-(2**40), 2**40)), max_size=30), st.integers(-1000, 1000))

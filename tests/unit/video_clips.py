@@ -33,8 +33,9 @@ def number_of(image: Tensor) -> int:
 
 def make_clip(
     path: Path,
-    times_ms: Sequence[int],
+    times: Sequence[int],
     *,
+    tick: Fraction = TICK,
     codec: str = "libx264",
     pix_fmt: str = "yuv420p",
     b_frames: int = 0,
@@ -42,17 +43,19 @@ def make_clip(
     options: dict[str, str] | None = None,
     format: str | None = None,
 ) -> Path:
-    """Write one frame per presentation time in milliseconds."""
+    """Write one frame per presentation time, counted in ticks of so many seconds: milliseconds by default."""
     out = av.open(str(path), "w", format=format, options=options or {})
     stream = out.add_stream(codec, rate=25)
     stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt
-    stream.codec_context.time_base, stream.codec_context.gop_size = TICK, gop
+    stream.codec_context.time_base, stream.codec_context.gop_size = tick, gop
     if codec == "libx264":
         stream.options = {"bf": str(b_frames), "preset": "ultrafast", "qp": "4", "b_strategy": "0", "sc_threshold": "0"}
-    stream.time_base = TICK
-    for i, ms in enumerate(times_ms):
+    elif b_frames:
+        stream.options = {"bf": str(b_frames)}
+    stream.time_base = tick
+    for i, time in enumerate(times):
         frame = av.VideoFrame.from_ndarray(picture(i), format="rgb24")
-        frame.pts, frame.time_base = ms, TICK
+        frame.pts, frame.time_base = time, tick
         for packet in stream.encode(frame):
             out.mux(packet)
     for packet in stream.encode(None):

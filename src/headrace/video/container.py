@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
@@ -22,6 +22,8 @@ from headrace.video.timeline import Timeline
 _TEXT_CODECS = frozenset({"ansi", "bintext", "xbin", "idf"})  # FFmpeg draws text files as pictures
 _MAX_FPS = 480
 _STILL_FORMATS = ("image2", "_pipe")
+_NO_SEEKING = frozenset({"mpeg"})  # a program stream: FFmpeg searches it, and lands behind the place or on wrong stamps
+_FROM_ZERO = frozenset({"asf", "nut"})  # their headers say when the last picture ends, not how long it is until then
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +54,18 @@ class Opening:
 class ContainerReader:
     """One opened container; reads its best video stream once."""
 
-    def __init__(self, opening: Opening, warn: Warn) -> None:
+    def __init__(self, opening: Opening, warn: Warn, clock: Callable[[], float] = time.monotonic) -> None:
         """Open the container and look at its header.
+
+        Args:
+            opening: What to open, and how.
+            warn: Told what the user should know.
+            clock: Time in seconds, any origin; what the stamps of a live source are held against.
 
         Raises:
             VideoError: It cannot be opened, or has no video stream.
         """
-        self._opening, self._warn = opening, warn
+        self._opening, self._warn, self._clock = opening, warn, clock
         self._container = _open_container(opening)
         try:
             self._stream = _video_stream(self._container, opening.name)
@@ -99,17 +106,37 @@ class ContainerReader:
             self._opening.closes.close()
 
     def _shots(self, timeline: Timeline) -> Iterator[Shot]:
-        gap = False
-        for picture in self._pictures():
+        gap, before_s = False, self._clock()
+        for picture, stamp in self._stamped(timeline):
             if picture is None:
                 gap = self._decoded > 0
                 continue
             self._decoded += 1
             self._damaged += bool(picture.is_corrupt)
-            time_s, jumped = timeline.place(picture.pts)
+            now_s = self._clock()
+            time_s, jumped = timeline.place(stamp, now_s - before_s if self.facts.live else None)
+            before_s = now_s
             self._until_s = time_s + float((picture.duration or 0) * (picture.time_base or 0))
             yield Shot(time_s, partial(to_rgb, picture), gap or jumped)
             gap = False
+
+    def _stamped(self, timeline: Timeline) -> Iterator[tuple[av.VideoFrame | None, int | None]]:
+        """Yield what ``_pictures`` does with its stamp, and without where only this one is far from those around it.
+
+        A live source is not asked for the picture after, for which it would have to wait.
+        """
+        far: av.VideoFrame | None = None
+        for picture in self._pictures():
+            stamp = None if picture is None else picture.pts
+            if far is not None:
+                yield far, None if timeline.goes_on(stamp) else far.pts
+                far = None
+            if not self.facts.live and timeline.is_far(stamp):
+                far = picture
+            else:
+                yield picture, stamp
+        if far is not None:
+            yield far, far.pts
 
     def _pictures(self) -> Iterator[av.VideoFrame | None]:
         """Yield decoded frames, and None where one could not be decoded."""
@@ -134,7 +161,9 @@ class ContainerReader:
 
     def _seek(self, start_s: float) -> bool:
         stream, opening = self._stream, self._opening
-        if self.facts.live or not opening.again or stream.start_time is None or stream.time_base is None:
+        if self.facts.live or not opening.again or self._container.format.name in _NO_SEEKING:
+            return False
+        if stream.start_time is None or stream.time_base is None:
             return False
         try:
             ticks = int(Fraction(start_s).limit_denominator(1_000_000) / stream.time_base)
@@ -161,11 +190,12 @@ class ContainerReader:
             self._warn(f"{name} carries no times; they were counted at {timeline.rate:g} frames per second")
         if self.facts.live:
             return
-        promised, length = self._stream.frames, self.facts.duration_s
-        missing = whole and "mov" in self._container.format.name and self._packets < promised
+        length = self.facts.duration_s
+        missing = whole and "mov" in self._container.format.name and self._packets < self._stream.frames
         if length is not None and until is not None:
             slack = 2.0 + 0.2 * length if _may_be_audio(self._container, self._stream) else 0.5
-            missing = missing or length - until > max(slack, 3 / timeline.rate)
+            # an edit list hides packets that the header counts: then the pictures last as long as they should
+            missing = length - until > (0.5 / timeline.rate if missing else max(slack, 3 / timeline.rate))
         if not (missing or self._damaged or self._broken):
             return
         why = f" ({self._broken})" if self._broken else ""
@@ -236,17 +266,25 @@ def _facts(container: Any, stream: Any, opening: Opening) -> Facts:
         live = duration is None and not sized and not still
     if live:
         return Facts(opening.name, fps=fps, live=True)
-    count = stream.frames or (round(duration * fps) if duration and fps else None)
+    count = round(duration * fps) if duration and fps else None
+    if stream.frames:  # in MP4 and MOV, the ones that an edit list hides are counted, too
+        count = min(stream.frames, count or stream.frames) if "mov" in container.format.name else stream.frames
     return Facts(opening.name, fps=fps, duration_s=duration, num_frames=count)
 
 
 def _duration(container: Any, stream: Any) -> float | None:
+    """Return the seconds from the first picture to the end of the last one, as the header has them, or None."""
+    tag, from_zero = _tagged_duration(stream), container.format.name in _FROM_ZERO
     if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    tag = _tagged_duration(stream)
-    if tag is not None:  # when its last picture ends; times here count from its first one
-        return max(0.0, tag - float((stream.start_time or 0) * (stream.time_base or 0)))
-    return container.duration / 1e6 if container.duration and container.duration > 0 else None
+        length = float(stream.duration * stream.time_base)
+    elif tag is not None:
+        length, from_zero = tag, True
+    elif container.duration and container.duration > 0:
+        length = container.duration / 1e6
+    else:
+        return None
+    begins = float((stream.start_time or 0) * (stream.time_base or 0)) if from_zero else 0.0
+    return length - begins if begins < length else length  # else the header does not count from 0 after all
 
 
 def _tagged_duration(stream: Any) -> float | None:

@@ -48,9 +48,10 @@ def open(
     """Open anything that shows pictures over time.
 
     Args:
-        source: A video file; a folder of images (natural order); a photo; an ``http(s)``, HLS or ``rtsp`` address;
-            ``camera:0`` or ``/dev/video0``; ``-`` for a container piped into standard input, or a binary file object;
-            ``world:SEED[,key=value]``; a uint8 array (T,H,W,3), or an iterable of uint8 arrays (H,W,3).
+        source: A video file; a folder of images (natural order); a photo, or an animated GIF, PNG or WebP file; an
+            ``http(s)``, HLS or ``rtsp`` address; ``camera:0`` or ``/dev/video0``; ``-`` for a container piped into
+            standard input, or a binary file object; ``world:SEED[,key=value]``; a uint8 array (T,H,W,3), or an
+            iterable of uint8 arrays (H,W,3).
         fps: Frames per second wanted, > 0. Sources with times are sampled (see ``sampling.sample``: at each instant
             the frame on the screen, none twice); folders and arrays have no times and get theirs from it (default 1).
         start: First time wanted, in seconds. Files are decoded from the last keyframe before it.
@@ -92,9 +93,9 @@ def open(
             opening = Opening(file, where.name, options=dict(options or {}), live=False)
             reader = ContainerReader(opening, notes)
         else:
-            reader = _connect(opening, notes)
+            reader = _connect(opening, notes, clock)
         if reader.facts.live:
-            again = partial(ContainerReader, opening, notes)
+            again = partial(ContainerReader, opening, notes, clock)
             reader = Unbroken(reader, again, reconnect or Reconnect(), clock, wait, notes)
     elif isinstance(where, Path):
         reader = _open_path(where, fps, dict(options or {}), notes)
@@ -161,11 +162,11 @@ def _opening(where: Address, options: dict[str, str], timeouts: tuple[float, flo
     )
 
 
-def _connect(opening: Opening, warn: Warn) -> ContainerReader:
+def _connect(opening: Opening, warn: Warn, clock: Callable[[], float]) -> ContainerReader:
     assert opening.timeouts is not None
     patience = opening.timeouts[0]
     try:
-        return within(patience, partial(ContainerReader, opening, warn), ContainerReader.close)
+        return within(patience, partial(ContainerReader, opening, warn, clock), ContainerReader.close)
     except TimeoutError:
         raise VideoError(f"cannot open {opening.name}: no answer within {patience:g} s") from None
 

@@ -1,10 +1,11 @@
-"""Sources that are pictures already: a photo, a folder of photos, an array, any iterable of arrays."""
+"""Sources that are pictures already: a photo, an animation, a folder of photos, an array, an iterable of arrays."""
 
 from __future__ import annotations
 
 import re
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,29 +21,49 @@ from headrace.video.shots import Facts, Shot, Warn
 #: Suffixes that are read as photos.
 PHOTO_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 
+#: What Pillow raises at a file that is no picture, or a damaged one.
+PHOTO_ERRORS: tuple[type[Exception], ...] = (OSError, EOFError, SyntaxError, ValueError)
+
+_ANIMATED = frozenset({"PNG", "WEBP", "GIF"})  # other formats hold several pictures that do not follow in time
+_DEFAULT_DELAY_MS = 100  # of a picture of an animation that gives none, as browsers have it
 _MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # of a photo that Pillow reads; from half of it on it warns
 
 
 def load_photo(path: Path) -> Tensor:
-    """Read one photo as uint8 (height, width, 3) RGB, turned as its EXIF orientation says.
+    """Read one photo, or the first picture of an animation, turned as its EXIF orientation says.
+
+    Returns:
+        uint8 (height, width, 3) RGB.
 
     Raises:
         VideoError: The file is not a picture, or is damaged.
     """
+    with _named(path), _open(path) as photo:
+        return _upright_rgb(photo)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Make what Pillow raises a VideoError that names the file."""
     try:
-        with (
-            warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
-            Image.open(path) as photo,
-        ):
-            upright = ImageOps.exif_transpose(photo)
-            if upright.mode.startswith("I;16"):  # Pillow clips 16-bit grey at 255 instead of scaling it
-                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-            return torch.from_numpy(np.array(upright.convert("RGB")))
+        yield
     except Image.DecompressionBombError as problem:
         raise VideoError(f"cannot read {path}: it has more than {_MOST_PIXELS // 10**6} million pixels") from problem
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as problem:
+    except PHOTO_ERRORS as problem:
         why = "damaged" if not isinstance(problem, UnidentifiedImageError) else "not a picture"
         raise VideoError(f"cannot read {path}: the file is {why}; a png, jpeg, webp or bmp is expected") from problem
+
+
+def _open(path: Path) -> Image.Image:
+    with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+        return Image.open(path)
+
+
+def _upright_rgb(photo: Image.Image) -> Tensor:
+    upright = ImageOps.exif_transpose(photo)
+    if upright.mode.startswith("I;16"):  # Pillow clips 16-bit grey at 255 instead of scaling it
+        upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+    return torch.from_numpy(np.array(upright.convert("RGB")))
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
@@ -81,13 +102,57 @@ class PhotoReader:
         """Nothing is held open between photos."""
 
 
-def open_photo(path: Path, fps: float, warn: Warn) -> PhotoReader:
-    """Open one photo as a one-frame video; a broken one is refused at once.
+class AnimationReader:
+    """The pictures of an animated PNG, WebP or GIF file with the times it gives them, once; one is held at a time."""
+
+    def __init__(self, path: Path, warn: Warn) -> None:
+        """Open a file that Pillow reads.
+
+        Raises:
+            VideoError: It is no picture, or is damaged.
+        """
+        with _named(path):
+            self._animation = _open(path)
+            self._first = int(getattr(self._animation, "default_image", False))  # shown only where nothing moves
+            self._end: int = getattr(self._animation, "n_frames", 1)
+        self._warn = warn
+        self.facts = Facts(str(path), num_frames=self._end - self._first)
+
+    def shots(self, start_s: float) -> Iterator[Shot]:
+        """Yield the pictures from the first one on: each builds on the one before it."""
+        del start_s
+        time_ms = 0.0
+        for i in range(self._first, self._end):
+            try:
+                self._animation.seek(i)
+                image = _upright_rgb(self._animation)
+            except PHOTO_ERRORS:
+                used = f"the {i - self._first} frames that decode were used"
+                self._warn(f"{self.facts.name} is cut short or damaged: {used}")
+                return
+            yield Shot(time_ms / 1000, partial(_same, image))
+            time_ms += self._animation.info.get("duration", 0) or _DEFAULT_DELAY_MS
+
+    def close(self) -> None:
+        """Close the file."""
+        self._animation.close()
+
+
+def open_photo(path: Path, fps: float, warn: Warn) -> PhotoReader | AnimationReader:
+    """Open one photo as a one-frame video, or an animation; a broken one is refused at once.
+
+    Args:
+        path: The file.
+        fps: Frames per second of a photo; an animation has times of its own.
+        warn: Told where an animation breaks off.
 
     Raises:
         VideoError: The file is not a picture.
     """
-    load_photo(path)
+    with _named(path), _open(path) as photo:
+        if photo.format in _ANIMATED and getattr(photo, "n_frames", 1) > 1:
+            return AnimationReader(path, warn)
+        _upright_rgb(photo)
     return PhotoReader(str(path), [path], fps, warn)
 
 
@@ -117,11 +182,15 @@ class ArrayReader:
     def shots(self, start_s: float) -> Iterator[Shot]:
         """Yield one shot per picture; picture ``i`` has the time ``i / fps``.
 
+        What an iterable hands out is copied: many cameras fill one and the same array again for every picture.
+
         Raises:
             VideoError: A picture is not uint8 (H,W,3).
         """
+        kept = isinstance(self._pictures, list)
         for i, picture in enumerate(self._pictures):
-            yield Shot(i / self._fps, partial(_same, _as_image(picture, f"frame {i}")))
+            image = _as_image(picture, f"frame {i}")
+            yield Shot(i / self._fps, partial(_same, image if kept else image.clone()))
 
     def close(self) -> None:
         """Close the iterable if it is a generator that can be closed."""

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from headrace.video.errors import OPEN_ERRORS, VideoError, cause
 
+#: (a, b, c, d) of the display matrices that turn by 0, 90, 180 and 270 degrees counterclockwise.
+_QUARTER_TURNS = ((1, 0, 0, 1), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0))
+
 
 def to_rgb(picture: av.VideoFrame) -> Tensor:
     """Convert any pixel format to RGB and turn the picture the way its display matrix says.
@@ -36,8 +39,15 @@ def to_rgb(picture: av.VideoFrame) -> Tensor:
 
 
 def display_matrix(picture: av.VideoFrame) -> tuple[int, int, int, int] | None:
-    """Return (a, b, c, d) of the frame's display matrix: x' = a x + c y, y' = b x + d y, y down; None without one."""
-    side = picture.side_data.get("DISPLAYMATRIX")
+    """Return (a, b, c, d) of the frame's display matrix: x' = a x + c y, y' = b x + d y, y down; None without one.
+
+    PyAV (18, for one) refuses to list a frame's side data when there is a kind among them that it has no name for,
+    such as EXIF. Then only the angle is known, and a mirrored picture is turned but stays mirrored.
+    """
+    try:
+        side = picture.side_data.get("DISPLAYMATRIX")
+    except ValueError:
+        return _QUARTER_TURNS[round(picture.rotation / 90) % 4]
     if side is None:
         return None
     a, b, _, c, d, *_ = struct.unpack("=9i", bytes(side))
