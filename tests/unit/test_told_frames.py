@@ -79,13 +79,13 @@ def test_a_question_may_say_which_frames_it_wants():
     status, stdout, _ = run(*asks, "--pipeline", "rekv:1", "--frames", "1,3-4")
     (found,) = (x for x in map(json.loads, stdout.splitlines()) if x["event"] == "answer")
     assert (status, {moment["frame"] for moment in found["evidence"]}) == (0, {1, 3, 4})
-    for pipeline, frames, line in (
+    for pipeline, told, line in (
         ("full", "1", "frames: full cannot be told what to look up; take a memory such as rekv"),
         ("rekv", "4-2", "--frames: '4-2' must be whole numbers and ranges of them, as 3,8-12"),
         ("rekv", "1,,2", "--frames: '1,,2' must be"),
         ("rekv", "99", "frames: the memory does not hold 99"),
     ):
-        status, _, stderr = run(*asks, "--pipeline", pipeline, "--frames", frames)
+        status, _, stderr = run(*asks, "--pipeline", pipeline, "--frames", told)
         assert status != 0
         assert line in stderr
 
