@@ -19,12 +19,12 @@ VARIANTS: list[dict[str, Any]] = [
     {"drift": 9.0, "least": 0.3, "most": 0.6, "noise": 40.0},
     {"drift": 1.5, "most": 0.2, "halo": 2, "noise": 2.0},
 ]
-IDENTITY: list[dict[str, Any]] = [{"max_age": 1}, {"least": 1.0, "drift": 1000.0}]
+IDENTITY: list[dict[str, Any]] = [{"max_age": 1}, {"least": 1.0, "most": 1.0, "drift": 1000.0}]
 REJECTS: dict[str, list[Any]] = {
     "drift": [0.0, -1.0, float("nan"), float("inf")],
     "least": [-0.1, 1.5, float("nan")],
     "most": [0.0, -0.5, 1.01, float("nan")],
-    "noise": [-1.0, float("nan"), float("inf")],
+    "noise": [-1.0, 256.0, float("nan"), float("inf")],
     "halo": [-1],
     "max_age": [0, -3],
 }
@@ -91,7 +91,7 @@ def quartile(values: list[float]) -> float:
 def _due(method: Any, known: dict[str, Any], x: Tensor, spec: Any) -> list[int]:
     """Choose the patches to compute; all of them where a full pass is due."""
     every = list(range(len(x)))
-    if known["since"] is None or known["since"] + 1 >= method.max_age:
+    if known["since"] is None:
         known["median"] = 0.0
         return _start(known, x, spec)
     moved = [distance(x[n], known["patches"][n]) for n in every]
@@ -101,6 +101,8 @@ def _due(method: Any, known: dict[str, Any], x: Tensor, spec: Any) -> list[int]:
     change = {n: min(1.0, moved[n] / (2 * known["contrast"])) for n in changed}
     median, before = statistics.median(moved), known["median"]
     known["median"] = median
+    if known["since"] + 1 >= method.max_age:
+        return _start(known, x, spec)
     if known["drift"] + sum(change.values()) / len(x) >= method.drift or median > 2.5 * max(noise, before):
         return _start(known, x, spec)
     places = every if spec.patch_order is None else spec.patch_order.tolist()
@@ -115,7 +117,7 @@ def _due(method: Any, known: dict[str, Any], x: Tensor, spec: Any) -> list[int]:
     queue = sorted(changed, key=lambda n: -moved[n])
     queue += sorted(around, key=lambda n: -known["age"][n]) + sorted(rest, key=lambda n: -known["age"][n])
     num = len(changed) + len(around)
-    num = max(min(num, int(method.most * len(x))), int(method.least * len(x)))
+    num = min(max(num, int(method.least * len(x))), int(method.most * len(x)))
     known["since"] += 1
     known["drift"] += sum(change.get(n, 0.0) for n in queue[:num]) / len(x)
     return sorted(queue[:num])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -115,35 +118,52 @@ def _selective(
     return outputs, worked
 
 
+@dataclass
+class Tower:
+    """A published tower as an encoder sees a backbone; frames are (3, H, W) pixels, and what comes out stays hidden."""
+
+    model: Any
+    layers: list[Any]
+    spec: Any
+
+    def pixels(self, frames: Sequence[Tensor]) -> Tensor:
+        return torch.stack(list(frames))
+
+    def patches(self, pixels: Tensor) -> Tensor:
+        return self.model.embeddings(pixels)
+
+    def blocks(self) -> list[Any]:
+        return self.layers
+
+    def repeat(self, key: Any, work: Any, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        return work(*inputs)
+
+    def project(self, h: Tensor, frames: Sequence[Tensor], tapped: Sequence[Tensor]) -> Tensor:
+        return h
+
+
 def golden(tensors: dict[str, Tensor], settings: dict[str, str]) -> str:
     """Compare with the published tower: hidden states, dense and selective."""
-    import json
-
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
     from headrace.backbones.tower import SiglipBlock, run_tower
-    from headrace.methods.encoders import stc_cacher
+    from headrace.methods.encoders.stc_cacher import StcCacher
     from reference.golden import close
 
-    model = SiglipVisionModel(SiglipVisionConfig(**json.loads(settings["config"]))).eval()
+    config = SiglipVisionConfig(**json.loads(settings["config"]))
+    model = SiglipVisionModel(config).eval()
     model.load_state_dict({k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")})
-    blocks = [SiglipBlock(layer) for layer in model.encoder.layers]
-    chunk, interval = int(settings["chunk_frames"]), int(settings["refresh_interval"])
-    dense, found, references = [], [], []
+    side = config.image_size // config.patch_size
+    spec = SimpleNamespace(taps=(), patch_grid=(side, side))
+    tower: Any = Tower(model, [SiglipBlock(layer) for layer in model.encoder.layers], spec)
+    ratio = min(max(float(settings["update_ratio"]), 1e-9), 1.0)  # the published code clamps the number of patches
+    method = StcCacher(refresh_interval=int(settings["refresh_interval"]), update_ratio=ratio)
+    dense, found, state = [], [], method.init(tower.spec)
     with torch.no_grad():
-        for step, pixels in enumerate(tensors["pixel_values"].split(chunk)):
-            h = model.embeddings(pixels)
-            dense.append(run_tower(blocks, h)[0])
-            num = min(max(int(h.shape[1] * float(settings["update_ratio"])), 1), h.shape[1])
-            if step % interval == 0:
-                references = []
-            for i, block in enumerate(blocks):
-                if step % interval == 0:
-                    h, reference = stc_cacher.refresh(block, h)
-                    references.append(reference)
-                else:
-                    h, _ = stc_cacher.reuse(block, h, references[i], None, num=num, metric="cosine")
-            found.append(h)
+        for pixels in tensors["pixel_values"].split(int(settings["chunk_frames"])):
+            dense.append(run_tower(tower.blocks(), tower.patches(pixels))[0])
+            state, hidden = method.step(state, list(pixels), tower)
+            found.append(hidden)
     parts = [
         close("full.hidden", torch.cat(dense), tensors["full.hidden"]),
         close("cacher.hidden", torch.cat(found), tensors["cacher.hidden"]),

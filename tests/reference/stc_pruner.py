@@ -97,5 +97,5 @@ def golden(tensors: dict[str, Tensor], settings: dict[str, str]) -> str:
             times_s=(0.0,) * num,
         )
         state, edit = method.step(state, step)
-        found.append(edit.indices.view(num, keep) % tokens)
+        found.append(edit.indices.view(num, min(keep, tokens)) % tokens)
     return equal("kept_indices", torch.cat(found), tensors["pruner.kept_indices"])

@@ -77,6 +77,56 @@ def test_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert golden.main([]) == 1
 
 
+def edited(target: Path, settings: dict[str, str] | None = None, **tensors: torch.Tensor | None) -> str:
+    """Copy the first STC file with other settings and tensors (None: without it)."""
+    with safe_open(str(DATA / "stc_interval2_chunk1.safetensors"), "pt") as file:
+        known = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        said = {**file.metadata(), **(settings or {})}
+    named = {name.replace("__", "."): value for name, value in tensors.items()}
+    save_file({k: v.contiguous() for k, v in {**known, **named}.items() if v is not None}, target, said)
+    return str(target)
+
+
+def test_damaged_files_get_a_line_each_and_the_others_are_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "weights.encoder.layers.0.mlp.fc1.bias"
+    with safe_open(str(DATA / "stc_interval2_chunk1.safetensors"), "pt") as file:
+        tokens = file.get_tensor("pruner.features").shape[1]
+        every = torch.arange(tokens).expand(file.get_tensor("pruner.features").shape[0], -1)
+    good = edited(tmp_path / "all", {"keep_tokens": str(tokens + 36)}, pruner__kept_indices=every)
+    bad = [
+        edited(tmp_path / "weight", **{name: None}),
+        edited(tmp_path / "shape", **{name: torch.zeros(3)}),
+        edited(tmp_path / "pixels", pixel_values=torch.zeros(4, 3, 5, 5)),
+        edited(tmp_path / "none", pixel_values=None),
+        edited(tmp_path / "config", {"config": "[1]"}),
+        edited(tmp_path / "interval", {"refresh_interval": "0"}),
+        edited(tmp_path / "chunk", {"chunk_frames": "0"}),
+    ]
+    assert golden.main([*bad, good]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[1].split(",")[0] for line in lines] == ["FAILED"] * len(bad) + ["ok"]
+    assert all(line.split("FAILED, ")[1].strip() for line in lines[:-1])
+    assert "pixel_values" in lines[3]
+
+
+@pytest.mark.parametrize("broken", ["_reuse", "_refresh", "step"])
+def test_the_encoder_itself_is_checked(monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    from headrace.methods.encoders.stc_cacher import StcCacher
+
+    monkeypatch.setattr(StcCacher, broken, lambda *_: 1 / 0)
+    assert golden.main([str(DATA / "stc_interval2_chunk1.safetensors")]) == 1
+
+
+def test_the_clock_of_the_encoder_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    from headrace.methods.encoders.stc_cacher import StcCacher
+
+    monkeypatch.setattr(StcCacher, "next_kind", lambda *_: "refresh")
+    with pytest.raises(golden.MismatchError, match=r"cacher\.hidden"):
+        golden.check(DATA / "stc_interval2_chunk1.safetensors")
+
+
 def test_card_example_of_the_pruner() -> None:
     """Two chunks small enough to follow by hand."""
     from headrace.methods.compressors.stc_pruner import StcPruner

@@ -41,6 +41,16 @@ def full_ms(prices: Prices, text: str) -> float:
     return prices.encode(opened.encoder, "refresh") + prices.decode(opened.compressor) + prices.rest
 
 
+def test_a_count_above_what_a_frame_has_is_turned_from_there() -> None:
+    """Notches that keep everything would be believed to be cheaper."""
+    spec = SimulatedStream().spec
+    num = spec.grid[0] * spec.grid[1]
+    turned = dials.notches(Pipeline.parse("stc_pruner:1000000"), spec, dials.DECODER)
+    assert [notch.values for notch in turned[1:]] == [
+        notch.values for notch in dials.notches(Pipeline.parse(f"stc_pruner:{num}"), spec, dials.DECODER)[1:]
+    ]
+
+
 def test_with_time_nothing_is_turned():
     prices = Prices()
     stream, governor = govern(200, 1.3 * full_ms(prices, STC), prices=prices)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -16,8 +17,10 @@ from headrace.cli.output import step_line
 from headrace.engine import Pipeline, load
 from headrace.methods.encoders.stc_adaptive import AdaptiveState, StcAdaptive
 from headrace.ops.grid import raster_order, spread
+from headrace.registry import build
 from headrace.types import Frame, VisualTokens
 from headrace.video.world import LEVELS, World, frames
+from parity.families import kin
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +149,37 @@ def test_the_oldest_patches_come_first(nano: Any):
     states, _ = run(nano, shots([picture(3)] * 5), least=0.25)
     turns = [state.worked for state in states[1:]]
     assert torch.stack([turn for turn in turns if turn is not None]).sum(0).eq(1).all()
+
+
+def test_the_most_goes_before_the_least(nano: Any):
+    """A governor turns the most; nothing may hold it up."""
+    states, _ = run(nano, shots(picture(3, tick) for tick in range(8)), least=0.5, most=0.1, drift=1e6)
+    assert all(cost <= 0.1 for cost in spent(states)[1:])
+
+
+def test_a_full_pass_that_comes_by_age_is_no_cut(nano: Any):
+    """Motion that goes on was there before it."""
+    images = [picture(3).roll(3 * tick, 1) for tick in range(20)]
+    costs = spent(run(nano, shots(images), max_age=6, drift=1e9, noise=0.0)[0])
+    full = [i for i, cost in enumerate(costs) if cost == 1.0 and i > 1]
+    assert full
+    assert all(b - a == 6 for a, b in pairwise(full))
+
+
+@pytest.mark.parametrize("name", ["stc_cacher", "stc_adaptive"])
+def test_another_grid_of_as_many_patches_is_encoded_afresh(name: str):
+    backbone, wide = (kin("qwen2_5_vl").looking(frame) for frame in (oblong(28, 112), oblong(112, 28)))
+    assert backbone.spec.patch_grid == wide.spec.patch_grid[::-1] != wide.spec.patch_grid
+    method, state = build(name), None
+    with torch.no_grad():
+        for where, frame in ((backbone, oblong(28, 112)), (wide, oblong(112, 28))):
+            state, seen = method.step(state or method.init(where.spec), [frame, frame], where)
+            dense = build("dense").step(None, [frame, frame], where)[1]
+            assert torch.allclose(seen.features, dense.features, atol=1e-5)
+
+
+def oblong(height: int, width: int) -> Frame:
+    return Frame(0, 0.0, torch.randint(0, 256, (height, width, 3), generator=torch.Generator().manual_seed(1)).byte())
 
 
 def test_how_frames_are_cut_into_steps_changes_nothing(nano: Any):

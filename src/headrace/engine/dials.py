@@ -110,6 +110,8 @@ def _efforts(pipeline: Pipeline, spec: ModelSpec, group: str) -> Iterator[tuple[
                     cheapest, fullest = max(1, round(cheapest * tokens)), max(1, round(fullest * tokens))
                 else:  # a whole number given for a field of floats counts nothing
                     value = float(value)
+            if cheapest < fullest:
+                value = min(value, fullest)  # a frame has no more tokens than that
             yield role, field, value, cheapest, cheapest > fullest
 
 

@@ -52,6 +52,7 @@ class Computed:
         layers: Keys and values per layer, (N, D) each.
         age: (N,) int64 frames since then.
         contrast: Mean squared distance of a patch of the last full pass from their mean, places not counted.
+        grid: (rows, columns) of the patches.
     """
 
     patches: Tensor
@@ -59,6 +60,7 @@ class Computed:
     layers: tuple[tuple[Tensor, Tensor], ...]
     age: Tensor
     contrast: float
+    grid: tuple[int, int] = (0, 0)
 
     def fork(self) -> Computed:
         """Return itself."""
@@ -155,9 +157,9 @@ class StcAdaptive(Method):
     """Compute the patches that changed, everything after enough change."""
 
     drift: float = 0.4  # change after which a full pass is due, in pictures, > 0
-    least: float = 0.0  # share of patches computed at least, unchanged ones by age; 0 to 1, goes before most
-    most: float = 0.4  # share of patches computed at most between two full passes, 0 < most <= 1
-    noise: float = 6.0  # grey levels at the tower's resolution; what such noise explains is no change, >= 0
+    least: float = 0.0  # share of patches computed at least, unchanged ones by age; 0 to 1
+    most: float = 0.4  # share of patches computed at most between two full passes, 0 < most <= 1; goes before least
+    noise: float = 6.0  # grey levels at the tower's resolution; what such noise explains is no change, 0 to 255
     halo: int = 1  # patches around a changed one that are computed with it, >= 0
     max_age: int = 64  # frames from one full pass to the next at most, >= 1
 
@@ -173,8 +175,8 @@ class StcAdaptive(Method):
             raise ValueError(f"most: must be above 0 and at most 1, not {self.most}")
         if not 0 <= self.least <= 1:
             raise ValueError(f"least: must be from 0 to 1, not {self.least}")
-        if not 0 <= self.noise < float("inf"):
-            raise ValueError(f"noise: must be 0 grey levels or more, not {self.noise}")
+        if not 0 <= self.noise <= 255:
+            raise ValueError(f"noise: must be from 0 to 255 grey levels, not {self.noise}")
         if self.halo < 0:
             raise ValueError(f"halo: must be 0 patches or more, not {self.halo}")
         if self.max_age < 1:
@@ -210,25 +212,25 @@ class StcAdaptive(Method):
     def _frame(self, state: AdaptiveState, x: Tensor, backbone: Backbone, size: tuple[int, int]) -> AdaptiveState:
         """Take one frame's (N, D) patch embeddings; ``size`` is that of its pixels."""
         known, since = state.computed, state.since + 1
-        if known is None or known.patches.shape != x.shape or since >= self.max_age:
+        if known is None or known.patches.shape != x.shape or known.grid != backbone.spec.patch_grid:
             return self._afresh(state, x, backbone, size)
         moved = (x.float() - known.patches.float()).square().sum(-1)
         noise = 2 * self.noise**2 * state.grain
         quiet, median = moved.quantile(moved.new_tensor((QUIET, 0.5))).tolist()
         changed = moved > max(noise, min(ABOVE_QUIET * quiet, MOST_ABOVE * noise))
         change = torch.where(changed, moved / (2 * known.contrast), 0).clamp(max=1)
-        due = state.drift + float(change.mean()) >= self.drift
+        due = since >= self.max_age or state.drift + float(change.mean()) >= self.drift
         if due or median > CUT * max(noise, state.median):
             return replace(self._afresh(state, x, backbone, size), median=median)
         spec = backbone.spec
-        near = spread(changed, spec.patch_grid, self.halo, order=spec.patch_order)
+        near = spread(changed, spec.patch_grid, min(self.halo, max(spec.patch_grid)), order=spec.patch_order)
         rows = self._choose(changed, near, moved, known.age)
         worked = torch.zeros_like(changed).index_fill_(0, rows, value=True)
         age = (known.age + 1).masked_fill(worked, 0)
         if len(rows):
             h, layers = part_pass(backbone.blocks(), x[rows], rows, known.layers, spec.taps)
             patches, outputs = known.patches.index_copy(0, rows, x[rows]), known.outputs.index_copy(1, rows, h)
-            known = Computed(patches, outputs, layers, age, known.contrast)
+            known = replace(known, patches=patches, outputs=outputs, layers=layers, age=age)
         else:
             known = replace(known, age=age)
         drift = state.drift + float(change[rows].sum()) / len(x)
@@ -247,7 +249,7 @@ class StcAdaptive(Method):
             (U,) int64 ascending.
         """
         num = len(changed)
-        wanted = max(min(int(near.sum()), int(self.most * num)), int(self.least * num))
+        wanted = min(max(int(near.sum()), int(self.least * num)), int(self.most * num))
         order = torch.where(changed, moved, age.to(moved)).sort(descending=True, stable=True).indices
         rank = changed.int() + near.int()
         order = order[rank[order].sort(descending=True, stable=True).indices]
@@ -255,8 +257,8 @@ class StcAdaptive(Method):
 
     def _afresh(self, state: AdaptiveState, x: Tensor, backbone: Backbone, size: tuple[int, int]) -> AdaptiveState:
         """Run the whole tower."""
-        plain, grain = state.grey, state.grain
-        if plain is None or plain.shape != x.shape:
+        plain, grain, grid = state.grey, state.grain, backbone.spec.patch_grid
+        if plain is None or state.computed is None or plain.shape != x.shape or state.computed.grid != grid:
             count = backbone.spec.frames_per_step
             shown = [grey(size, 0.0)] * count + [grey(size, PROBE)] * count
             plain, noisy = backbone.patches(backbone.pixels(shown)).unbind()
@@ -267,4 +269,4 @@ class StcAdaptive(Method):
         outputs, *parts = backbone.repeat("stc_adaptive", work, (x,))
         layers = tuple(zip(parts[::2], parts[1::2], strict=True))
         age, worked = (torch.zeros(len(x), dtype=kind, device=x.device) for kind in (torch.int64, torch.bool))
-        return AdaptiveState(Computed(x, outputs, layers, age, contrast), plain, grain, worked=~worked)
+        return AdaptiveState(Computed(x, outputs, layers, age, contrast, grid), plain, grain, worked=~worked)

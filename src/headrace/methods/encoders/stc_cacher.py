@@ -48,12 +48,13 @@ class Reference:
 class CacherState:
     """Steps so far, a reference per layer (none before the first refresh), and what the last step computed.
 
-    ``rows`` are the (L, F, U) int64 patches of the last step, None after a full pass.
+    ``rows`` are the (L, F, U) int64 patches of the last step, None after a full pass; ``grid`` is the reference's.
     """
 
     step: int
     layers: tuple[Reference, ...]
     rows: Tensor | None = None
+    grid: tuple[int, int] = (0, 0)
 
 
 def refresh(block: VisionBlock, h: Tensor) -> tuple[Tensor, Reference]:
@@ -134,11 +135,13 @@ class StcCacher(Method):
     def step(self, state: CacherState, frames: Sequence[Frame], backbone: Backbone) -> tuple[CacherState, VisualTokens]:
         """Refresh when it is time, reuse otherwise."""
         h, layers, computed = backbone.patches(backbone.pixels(frames)), state.layers, None
-        if self.next_kind(state) == REFRESH or layers[0].keys.shape[0] != h.shape[1]:
+        grid, known = (h.shape[1], *backbone.spec.patch_grid), layers and (len(layers[0].keys), *state.grid)
+        if self.next_kind(state) == REFRESH or grid != known:
             h, layers, *tapped = self._refresh(h, backbone)
         else:
             h, computed, *tapped = self._reuse(h, layers, backbone)
-        return CacherState(state.step + 1, layers, computed), backbone.project(h, frames, tapped)
+        state = CacherState(state.step + 1, layers, computed, backbone.spec.patch_grid)
+        return state, backbone.project(h, frames, tapped)
 
     def _refresh(self, h: Tensor, backbone: Backbone) -> tuple[Any, ...]:
         """Pass (F, N, D) through all layers in full.
