@@ -46,7 +46,7 @@ def test_dense_is_the_default():
 
 @pytest.mark.parametrize("chunk_frames", [0, -1])
 def test_chunk_frames_are_checked(chunk_frames: int):
-    with pytest.raises(ValueError, match=r"^chunk_frames: must be at least 1"):
+    with pytest.raises(ValueError, match=r"^chunk_frames: must be a whole number from 1"):
         Pipeline.parse("dense", chunk_frames=chunk_frames)
 
 
