@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from headrace import registry
 from headrace.bench import accuracy, recall
 from headrace.bench.files import append_line, check_save, read_lines, write_whole
 from headrace.bench.ledger import Ledger, summarise
@@ -52,6 +54,25 @@ def test_a_row_measured_with_other_defaults_does_not_count(tmp_path: Path, monke
     for rows in (ledger, kept(path)[0]):
         assert [x.outcomes[0].right for x in rows.rows] == [False]
         assert rows.has("recent:2", 0)
+
+
+def test_a_row_measured_with_other_code_of_a_method_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Comments and docstrings may change; rows from before this was noted are taken."""
+    path, source = tmp_path / "rows.jsonl", inspect.getsource(recent)
+    assert all(x.has("recent:2", 0) for x in kept(path))
+    for change, counts in (
+        (source + "\n# a remark\n", True),
+        (source.replace("Recent frames only", "Only recent frames"), True),
+        (source + "\nNEW = 1\n", False),
+    ):
+        assert change != source
+        monkeypatch.setattr(registry.inspect, "getsource", lambda _, text=change: text)
+        assert [x.has("recent:2", 0) for x in kept(path)] == [counts, counts]
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({k: v for k, v in line.items() if k != "code"}) + "\n" for line in lines))
+    assert all(x.has("recent:2", 0) for x in kept(path))
 
 
 def test_an_oracle_is_known_again_in_another_run(tmp_path: Path) -> None:

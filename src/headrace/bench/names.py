@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from headrace import registry
 from headrace.engine import Pipeline
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
@@ -21,6 +22,15 @@ def named(name: str, *, chunk_frames: int = 1) -> Pipeline:
     """
     text, *settings = name.split("@")
     return Pipeline.parse(text, settings, chunk_frames=chunk_frames)
+
+
+def code_of(name: str) -> str:
+    """Hash of what the files of a pipeline's methods do, "" for a row that is no pipeline."""
+    try:
+        methods = named(name).methods().values()
+    except ValueError:
+        return ""
+    return " ".join(registry.code_of(type(method)) for method in methods)
 
 
 def without_addresses(text: str) -> str:

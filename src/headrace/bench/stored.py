@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from headrace.bench.files import append_line, check_save, damaged, read_lines
-from headrace.bench.names import without_addresses
+from headrace.bench.names import code_of, without_addresses
 
 
 class Named(Protocol):
@@ -47,11 +47,12 @@ class Stored(Generic[R]):
         self._path, self._text = path, text
         self._key = json.loads(json.dumps(dict(key)))
         self._rows: dict[tuple[str, int], R] = {}
+        self._codes: dict[tuple[str, int], str | None] = {}  # None: written before it was noted
         for number, found in read_lines(path):
             try:
                 own, values = found["key"] == self._key, found["row"]
                 if own:
-                    self._take(read(values))
+                    self._take(read(values), found.get("code"))
             except (ValueError, KeyError, TypeError) as error:
                 assert path is not None
                 raise damaged(path, number, error) from None
@@ -62,9 +63,13 @@ class Stored(Generic[R]):
         return list(self._rows.values())
 
     def has(self, name: str, seed: int) -> bool:
-        """True when a pipeline has run on a stream, with the parameters its name stands for today."""
-        row = self._rows.get((name, seed))
-        return row is not None and without_addresses(row.pipeline) == self._text(name)
+        """True when a pipeline has run on a stream, with today's parameters and code of its methods."""
+        row, code = self._rows.get((name, seed)), self._codes.get((name, seed))
+        return (
+            row is not None
+            and without_addresses(row.pipeline) == self._text(name)
+            and (code is None or code == code_of(name))
+        )
 
     def put(self, row: R, values: Mapping[str, Any]) -> None:
         """Keep a row in place of an older one.
@@ -73,10 +78,12 @@ class Stored(Generic[R]):
             row: The row.
             values: What the file shall hold of it.
         """
-        self._take(row)
+        code = code_of(row.name)
+        self._take(row, code)
         if self._path is not None:
-            append_line(self._path, {"key": self._key, "row": dict(values)})
+            append_line(self._path, {"key": self._key, "row": dict(values), "code": code})
 
-    def _take(self, row: R) -> None:
+    def _take(self, row: R, code: str | None) -> None:
         self._rows.pop((row.name, row.seed), None)
         self._rows[row.name, row.seed] = row
+        self._codes[row.name, row.seed] = code
