@@ -200,6 +200,7 @@ class MeanKeys:
 
 def choose(index: VectorIndex, scores: Tensor, budget: int, chunk: int = 1) -> Found:
     """Choose the best blocks of an index by their (B,) scores."""
+    scores = scores.float().cpu()  # read back once
     places = best_chunks(scores, budget, chunk)
     return Found(index.ids[places], rescaled(scores)[places])
 

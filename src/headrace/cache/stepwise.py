@@ -278,6 +278,7 @@ class StepContext(CacheContext):
             return []
         units = q.shape[0] if self._steps.per_head else 1
         products = torch.einsum("buw,uw->ub", vectors.view(len(vectors), units, -1), q.float().mean(1).view(units, -1))
+        products = products.cpu()  # read back once
         places = [best_chunks(scores, self._steps.retrieve) for scores in products]
         self.selected.append([x.tolist() for x in places])
         num_old = len(self._shelf)
