@@ -68,16 +68,18 @@ def demo(
     totals = summary(stream, result)
     accuracy = sum(right) / len(right) if right else 0.0
     out.object("summary", **totals, asked=len(right), right=sum(right), accuracy=accuracy, **judge.summary())
-    if totals:
+    if result.frames:
         out.line()
         score = f"{sum(right)} of {len(right)} answers are true ({accuracy:.0%})." if right else "Nothing was asked."
         out.line(score, style="bold")
         if told := judge.line():
             out.line(told, style="bold")
         out.line(summary_line(totals) + ".")
+    if result.error is not None:
+        raise result.error
     if result.interrupted:
-        raise typer.Exit(130)
-    if totals:
+        raise typer.Exit(128 + result.signal)
+    if result.frames:
         out.line('Try your own:  headrace ask VIDEO "QUESTION" --model llava-hf/llava-onevision-qwen2-0.5b-ov-hf')
 
 
