@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from headrace.cli.failing import silence
+
 if TYPE_CHECKING:
     from headrace.types import Answer, Event, Moment, Report
 
@@ -61,9 +63,13 @@ class Output:
             self.console.print(text, style=style, markup=False)
 
     def note(self, text: str) -> None:
-        """Write a remark to stderr."""
-        if self.verbosity >= 0:
+        """Write a remark to stderr; where that cannot be written to, remarks go nowhere and the work goes on."""
+        if self.verbosity < 0:
+            return
+        try:
             self.errors.print(f"headrace: {text}", style="yellow", markup=False)
+        except OSError:
+            silence()
 
     def pass_on_notes(self) -> None:
         """Show what sources and disks have to say as soon as they say it, here and nowhere else."""
@@ -122,12 +128,19 @@ class Output:
 
     @contextmanager
     def progress(self, text: str, total: int | None) -> Iterator[Any]:
-        """Show a progress bar while a block runs; yields a function that moves it on by one."""
-        if self.as_json or self.verbosity != 0 or not self.console.is_terminal:
+        """Show a progress bar while a block runs; yields a function that moves it on by one.
+
+        It is drawn on stdout, or on stderr where only that is a terminal.
+        """
+        console = self.console if self.console.is_terminal else self.errors
+        if self.as_json or self.verbosity != 0 or not console.is_terminal:
             yield lambda: None
             return
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        with Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True) as bar:
+        shown = Progress(
+            *columns, TimeRemainingColumn(), console=console, transient=True, redirect_stdout=console is self.console
+        )
+        with shown as bar:
             task = bar.add_task(text, total=total)
             yield lambda: bar.advance(task)
 
