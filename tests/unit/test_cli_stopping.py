@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import http.server
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +53,29 @@ def test_a_signal_finishes_saves_and_says_how_to_go_on(model: str, tmp_path: Pat
     assert objects(stdout)[-1]["interrupted"] is True
     assert (tmp_path / "s" / "stream.json").is_file()
     assert "--resume s --realtime" in stderr.splitlines()[-1]
+
+
+def test_a_terminal_that_is_closed_ends_a_watch_as_a_signal_does(model: str, tmp_path: Path) -> None:
+    """Nothing can be written there any more; the stream is saved all the same."""
+    words = [sys.executable, "-m", "headrace", "ask", "world:7", "hi", "--realtime", "--model", model, "--state", "s"]
+    reader, writer = pty.openpty()
+    with subprocess.Popen(
+        words,
+        cwd=tmp_path,
+        env=dict(os.environ, OMP_NUM_THREADS="1", TERM="xterm"),
+        stdin=writer,
+        stdout=writer,
+        stderr=writer,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    ) as process:
+        os.close(writer)
+        shown = b""
+        while not re.search(rb"[2-9]/", shown):
+            shown += os.read(reader, 65536)
+        os.close(reader)
+        assert process.wait(timeout=60) == 128 + signal.SIGHUP
+    assert (tmp_path / "s" / "stream.json").is_file()
 
 
 def test_a_signal_that_is_to_be_ignored_is_ignored() -> None:

@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -140,9 +140,13 @@ class Output:
         shown = Progress(
             *columns, TimeRemainingColumn(), console=console, transient=True, redirect_stdout=console is self.console
         )
-        with shown as bar:
-            task = bar.add_task(text, total=total)
-            yield lambda: bar.advance(task)
+        task = shown.add_task(text, total=total)
+        shown.start()
+        try:
+            yield lambda: shown.advance(task)
+        finally:
+            with suppress(OSError):  # the terminal may be gone, and what was done is not to be lost for it
+                shown.stop()
 
 
 def step_line(report: Report) -> str:
