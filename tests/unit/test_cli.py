@@ -192,7 +192,7 @@ def wrong_inputs(model: str, tmp_path: Path) -> dict[str, tuple[list[str], str]]
         "unreachable address": (["ask", "http://127.0.0.1:9/a.mp4", "hi"], "127.0.0.1"),
         "bad world": (["ask", "world:seven", "hi"], "seven"),
         "memory too small": ([*ask, "-p", "streamingllm:2048", "--memory-mb", "0.01"], "memory budget"),
-        "memory runs out": ([*ask, "--memory-mb", "0.003"], "memory budget"),
+        "memory runs out": ([*ask, "--memory-mb", "0.001"], "memory budget"),
         "memory is negative": ([*ask, "--memory-mb", "-1"], "memory_mb"),
         "empty question": (["ask", "world:7,seconds=2", " ", "--model", model], "question"),
         "control token": (["ask", "world:7,seconds=2", "a <video> b", "--model", model], "<video>"),

@@ -93,5 +93,5 @@ def test_what_is_open_is_asked_when_it_would_have_been(left: list[tuple[str, flo
 
     asks = [Asking(Query(text, evidence=3), at_s) for text, at_s in left]
     _, (_, after) = stopped(["headrace", "ask", "world:7"], asks)
-    plan = _plan(list(after["questions"]), list(after["at"] or []), {}, watching=False)
+    plan = _plan(list(after["questions"]), list(after["at"] or []), {}, idle=True)
     assert [(asking.query.text, asking.at_s) for asking in plan] == left

@@ -48,7 +48,7 @@ def refused(*args: str) -> str:
 def newer(path: Path) -> str:
     manifest = json.loads((path / "stream.json").read_text())
     (path / "stream.json").write_text(json.dumps({**manifest, "format": 99}))
-    return f"{path}/stream.json: has format 99 of a newer headrace; this version reads formats 1 to 3"
+    return f"{path}/stream.json: has format 99 of a newer headrace; this version reads formats 1 to {folder.FORMAT}"
 
 
 def damaged(path: Path) -> str:

@@ -84,6 +84,8 @@ def test_a_resumed_stream_goes_on_watching(model: str, tmp_path: Path, speaks_at
 class StopsAfter:
     """Ctrl-C after so many frames."""
 
+    number = 2
+
     def __init__(self, num: int) -> None:
         self._left = num
 

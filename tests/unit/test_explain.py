@@ -324,3 +324,56 @@ def test_the_command_refuses_what_cannot_be(tmp_path: Path) -> None:
         assert (code, stdout) == (2, "")
         assert len(stderr.splitlines()) == 1
         assert want in stderr
+
+
+@pytest.mark.parametrize("pipeline", ["dense", "stc", "recent:3+uniform:2"])
+def test_frames_that_wait_for_their_step_are_drawn_at_the_end(folder: Path, pipeline: str) -> None:
+    """As they are when their step comes: the last four of seven, and all where none has come."""
+    engine = tiny().engine
+    stream = engine.open(pipeline, chunk_frames=3)
+    for frame in frames(5):
+        stream.push(frame)
+    before = stream.fork()
+    with Explainer(folder).follow(stream, "a test", told=lambda found: None):
+        pass
+    assert same(stream.state, before.state)
+    waited = [json.loads(line) for line in (folder / "frames.jsonl").read_text().splitlines()]
+    assert [(line["frame"], line["step"]) for line in waited] == [(3, [3, 4]), (4, [3, 4])]
+    with Explainer(folder, goes_on=True).follow(stream, "a test", told=lambda found: None):
+        stream.push(frames(1, first=5)[0])
+    lines = [json.loads(line) for line in (folder / "frames.jsonl").read_text().splitlines()]
+    assert [(line["frame"], line["step"]) for line in lines] == [(i, [3, 4, 5]) for i in (3, 4, 5)], "each one once"
+
+
+def test_the_command_draws_a_clip_that_is_shorter_than_a_step(folder: Path) -> None:
+    code, stdout, _ = run("ask", "world:7,seconds=2", "hi", "--chunk-frames", "16", "--explain", str(folder), "--json")
+    told = next(line for line in objects(stdout) if line["event"] == "explained")
+    assert (code, told["pictures"]) == (0, 4)
+    assert told["sheet"]
+
+
+@pytest.mark.parametrize("fails", ["000002.png", "sheet.png"])
+def test_a_full_disk_ends_the_drawing_and_not_the_watch(folder: Path, monkeypatch, fails: str) -> None:
+    save = Image.Image.save
+
+    def full(self: Image.Image, path: Path, *args: object, **values: object) -> None:
+        if Path(path).name == fails:
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        save(self, path, *args, **values)
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    code, stdout, stderr = run("ask", "world:7,seconds=3", "hi", "--explain", str(folder), "--json")
+    why = f"--explain: {folder} cannot be written to (No space left on device)"
+    assert (code, stderr.splitlines()) == (
+        2,
+        [f"headrace: {why}; the stream goes on, and nothing more is drawn", f"headrace: error: {why}"],
+    )
+    found = objects(stdout)
+    assert [x["event"] for x in found] == ["start", *6 * ["step"], "explained", "answer", "summary"]
+    told = found[-3]
+    assert (told["pictures"], bool(told["sheet"])) == ((2, True) if fails == "000002.png" else (6, False))
+    assert (folder / "sheet.png").exists() is bool(told["sheet"])
+    drawn = sorted(path.name for path in (folder / "frames").iterdir())
+    assert drawn == [f"{i:06d}.png" for i in range(told["pictures"])], "no half picture is left"
+    assert len((folder / "frames.jsonl").read_text().splitlines()) == told["pictures"]

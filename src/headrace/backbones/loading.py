@@ -11,12 +11,15 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import cached_file
 
 from headrace.backbones.int8 import quantise
 
+CONFIG = "config.json"
+HUB_TIMEOUT_S = 10.0  # longest wait for the hub's first answer
 SAMPLED = 1 << 14  # values of a large weight that its fingerprint rests on
 
 
@@ -67,8 +70,10 @@ class Checkpoint:
         """
         if not self.is_folder and (Path(self.name).exists() or self.name.startswith(("/", "./", "../", "~"))):
             raise ModelError(f"model {self.name!r}: is not a folder; give a folder with config.json, or a hub name")
-        if self.is_folder and not (Path(self.name) / "config.json").is_file():
+        if self.is_folder and not (Path(self.name) / CONFIG).is_file():
             raise ModelError(f"model folder {self.name!r}: holds no config.json; give a folder save_pretrained wrote")
+        if not self.is_folder and not self.offline:
+            self._check_hub()
         try:
             return AutoConfig.from_pretrained(self.name, **self.options())
         except (OSError, LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, json.JSONDecodeError) as error:
@@ -79,6 +84,22 @@ class Checkpoint:
             ) from None
         except (ValueError, KeyError) as error:
             raise ModelError(f"model {self.name!r}: config.json cannot be used: {_first_line(error)}") from None
+
+    def _check_hub(self) -> None:
+        """Find out by one try that the hub cannot be reached; huggingface_hub would try six times, and tell of each.
+
+        Raises:
+            ModelError: The model is not in the cache, and nobody answers.
+        """
+        try:
+            if isinstance(try_to_load_from_cache(self.name, CONFIG, revision=self.revision), str):
+                return
+            get_hf_file_metadata(hf_hub_url(self.name, CONFIG, revision=self.revision), timeout=HUB_TIMEOUT_S)
+        except (OSError, ValueError):  # an answer, or a wrong name: of which transformers will tell
+            return
+        except Exception as error:
+            why = f"not on this machine, and the hub cannot be reached ({_first_line(error)})"
+            raise ModelError(f"model {self.name!r}: {why}; give a folder, or --offline for what is cached") from None
 
     def tokenizer(self) -> Any:
         """Load the tokenizer.

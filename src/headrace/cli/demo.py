@@ -16,14 +16,16 @@ from headrace.cli.standing import Judge
 if TYPE_CHECKING:
     from headrace.video.world import Watch, World
 
+LONGEST_S = 3600.0  # its questions are made before it begins
+
 
 @clean
 def demo(
     context: typer.Context,
     *,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the synthetic stream.")] = 7,
-    seconds: Annotated[float, typer.Option(min=1, help="Length of the stream.")] = 24.0,
-    every: Annotated[float, typer.Option(min=0.5, help="Ask every so many seconds.")] = 4.0,
+    seconds: Annotated[float, typer.Option(help="Length of the stream.")] = 24.0,
+    every: Annotated[float, typer.Option(help="Ask every so many seconds, at least 0.5.")] = 4.0,
     per_stop: Annotated[int, typer.Option(min=1, help="Questions each time.")] = 3,
     pipeline: options.PipelineText = "streamingllm:1040",  # 16 frames of nano, as many as it was trained on
     settings: options.Settings = None,
@@ -42,6 +44,7 @@ def demo(
     from headrace.engine import load
     from headrace.video.world import TICKS_PER_SECOND, World, matches
 
+    _check(seconds=(seconds, 1.0), every=(every, 0.5))
     out, pace = Output(as_json=as_json, verbosity=context.obj.verbosity), Governing(target_ms, keep_up)
     with video.open(f"world:{seed},seconds={seconds:g}") as source:
         judge = Judge(out, instruction(World(seed), int(seconds * TICKS_PER_SECOND)))
@@ -68,17 +71,26 @@ def demo(
     totals = summary(stream, result)
     accuracy = sum(right) / len(right) if right else 0.0
     out.object("summary", **totals, asked=len(right), right=sum(right), accuracy=accuracy, **judge.summary())
-    if totals:
+    if result.frames:
         out.line()
         score = f"{sum(right)} of {len(right)} answers are true ({accuracy:.0%})." if right else "Nothing was asked."
         out.line(score, style="bold")
         if told := judge.line():
             out.line(told, style="bold")
         out.line(summary_line(totals) + ".")
+    if result.error is not None:
+        raise result.error
     if result.interrupted:
-        raise typer.Exit(130)
-    if totals:
+        raise typer.Exit(128 + result.signal)
+    if result.frames:
         out.line('Try your own:  headrace ask VIDEO "QUESTION" --model llava-hf/llava-onevision-qwen2-0.5b-ov-hf')
+
+
+def _check(**given: tuple[float, float]) -> None:
+    """Refuse numbers of seconds below their least, or beyond an hour."""
+    for name, (value, least) in given.items():
+        if not least <= value <= LONGEST_S:
+            raise ValueError(f"--{name}: must be {least:g} to {LONGEST_S:.0f} seconds, not {value:g}")
 
 
 def instruction(world: World, num_ticks: int) -> Watch | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -19,9 +20,11 @@ from headrace.cli import drawing
 from headrace.cli.drawing import DROPPED, KEPT, MERGED, Box, Panel
 from headrace.cli.sheet import Drawn, draw_sheet
 from headrace.engine import Stream
+from headrace.engine.state import fork
+from headrace.engine.step import Stopwatch, see
 from headrace.ops.grid import raster_order
 from headrace.protocols import SelectiveEncoder
-from headrace.types import Frame, Merge, Report, Sight, VisualTokens
+from headrace.types import Frame, Merge, Sight, VisualTokens
 
 SHEET, NUMBERS, FRAMES = "sheet.png", "frames.jsonl", "frames"
 
@@ -54,13 +57,13 @@ class Account:
         """Share of the tower that was computed."""
         return None if self.layers is None else sum(self.layers) / len(self.layers)
 
-    def numbers(self, picture: str, report: Report) -> dict[str, Any]:
-        """The account as JSON."""
+    def numbers(self, picture: str, step: Sequence[Frame]) -> dict[str, Any]:
+        """The account as JSON; ``step`` are the frames that were taken in with it."""
         return {
             "frame": self.frame.index,
             "time_s": self.frame.time_s,
             "picture": picture,
-            "step": list(report.frames),
+            "step": [frame.index for frame in step],
             "grid": list(self.fate.shape),
             "tokens_in": self.tokens,
             "tokens_kept": len(self.kept),
@@ -121,6 +124,7 @@ class Explainer:
         most: Draw at most so many.
         note: Takes remarks.
         goes_on: Leave an earlier explanation in the folder where it is, and add to it; the sheet is new.
+        error: Why nothing more could be drawn, None while all goes well.
 
     Raises:
         ValueError: The folder holds something else or cannot be written to, or a number is below 1.
@@ -133,6 +137,7 @@ class Explainer:
     goes_on: bool = False
     drawn: list[Drawn] = field(default_factory=list, init=False)
     left_out: int = field(default=0, init=False)
+    error: ValueError | None = field(default=None, init=False)
     _seen: int = field(default=0, init=False)
     _title: tuple[str, str] = field(default=("", ""), init=False)
     _fates: set[int] = field(default_factory=lambda: {KEPT}, init=False)
@@ -159,40 +164,72 @@ class Explainer:
     def follow(self, stream: Stream, title: str, *, told: Callable[[dict[str, Any]], None]) -> Iterator[None]:
         """Draw what the stream does while a block runs, in place of an earlier explanation or behind it.
 
+        Frames that wait for their step at the end are drawn, too, as a question sees them.
+
         Args:
             stream: What to observe.
             title: First line of the sheet.
             told: Called at the end, also after a failure, with what was drawn and where it is.
+
+        Raises:
+            ValueError: The folder cannot be written to at the start. Later that ends the drawing only: see ``error``.
         """
         with self._writing():
             (self.folder / FRAMES).mkdir(exist_ok=True)
             for old in () if self.goes_on else (*(self.folder / FRAMES).glob("*.png"), self.folder / SHEET):
                 old.unlink(missing_ok=True)
-            (self.folder / NUMBERS).open("a" if self.goes_on else "w").close()
+            self._begin({frame.index for frame in stream.state.pending} if self.goes_on else None)
         self._title = (title, str(stream.pipeline))
         view: list[tuple[int, int]] = []
 
-        def observe(sight: Sight, report: Report) -> None:
+        def draw_all(sight: Sight) -> None:
             encoder, updated = stream.pipeline.encoder, None
+            if self.error is not None:
+                return
             if isinstance(encoder, SelectiveEncoder):
                 updated = raster_order(encoder.updated(sight.encoder, len(sight.dense.frames)), stream.spec.patch_order)
             if not view:
                 height, width = stream.backbone.pixels(sight.frames[:1]).shape[-2:]
                 view.append((height, width))
             for account in accounts(sight, updated, stream.spec.patch_grid):
-                self._take(account, report, view[0])
+                self._take(account, sight.frames, view[0])
 
-        stream.observe(observe)
+        stream.observe(lambda sight, _: draw_all(sight))
         try:
             yield
+            if stream.state.pending and self.error is None:
+                self._draw_waiting(stream, draw_all)
         finally:
             stream.observe(None)
             told(self._finish())
 
-    def _take(self, account: Account, report: Report, view: tuple[int, int]) -> None:
+    def _begin(self, waiting: set[int] | None) -> None:
+        """Make the file of numbers: empty, or without the frames that were drawn while they waited for their step."""
+        path, lines = self.folder / NUMBERS, list[str]()
+        if waiting is not None and path.is_file():
+            lines = path.read_text().splitlines(keepends=True)
+            if waiting:
+                lines = [line for line in lines if _index(line) not in {None, *waiting}]
+        path.write_text("".join(lines))
+
+    def _draw_waiting(self, stream: Stream, draw_all: Callable[[Sight], None]) -> None:
+        """Draw the frames that wait for their step, unless the machine has no room for it."""
+        try:
+            draw_all(_ahead(stream))
+        except (MemoryError, RuntimeError) as error:
+            num = len(stream.state.pending)
+            self.note(f"--explain: {num} frames waited for their step and are not drawn ({error})")
+
+    def _give_up(self, error: OSError) -> None:
+        """Note once that there is no more drawing."""
+        if self.error is None:
+            self.error = ValueError(f"--explain: {self.folder} cannot be written to ({error.strerror or error})")
+            self.note(f"{self.error}; the stream goes on, and nothing more is drawn")
+
+    def _take(self, account: Account, step: Sequence[Frame], view: tuple[int, int]) -> None:
         """Draw a frame if its turn has come and there is room."""
         self._seen += 1
-        if (self._seen - 1) % self.every:
+        if (self._seen - 1) % self.every or self.error is not None:
             return
         if len(self.drawn) >= self.most:
             if not self.left_out:
@@ -205,10 +242,15 @@ class Explainer:
         name = f"{FRAMES}/{account.frame.index:06d}.png"
         self._fates |= set(np.unique(account.fate).tolist())
         page, boxes = draw(account, view)
-        with self._writing():
+        try:
             page.save(self.folder / name, compress_level=3)  # half the time of the default, a tenth more bytes
             with (self.folder / NUMBERS).open("a") as file:
-                file.write(json.dumps(account.numbers(name, report)) + "\n")
+                file.write(json.dumps(account.numbers(name, step)) + "\n")
+        except OSError as error:
+            self._give_up(error)
+            with suppress(OSError):  # half a picture, or one without its numbers
+                (self.folder / name).unlink(missing_ok=True)
+            return
         self.drawn.append(
             Drawn(
                 path=self.folder / name,
@@ -223,17 +265,38 @@ class Explainer:
 
     def _finish(self) -> dict[str, Any]:
         """Draw the contact sheet of what was drawn so far, and tell where everything is."""
-        sheet = self.folder / SHEET
-        if self.drawn:
-            with self._writing():
+        sheet, is_there = self.folder / SHEET, bool(self.drawn)
+        try:
+            if self.drawn:
                 draw_sheet(self.drawn, *self._title, fates=sorted(self._fates)).save(sheet)
+        except OSError as error:
+            self._give_up(error)
+            is_there = False
+            with suppress(OSError):
+                sheet.unlink(missing_ok=True)
         return {
             "folder": str(self.folder),
             "pictures": len(self.drawn),
             "left_out": self.left_out,
-            "sheet": str(sheet) if self.drawn else None,
+            "sheet": str(sheet) if is_there else None,
             "numbers": str(self.folder / NUMBERS),
         }
+
+
+def _index(line: str) -> int | None:
+    """The frame a line of numbers is about, None where the line is not whole."""
+    try:
+        return int(json.loads(line)["frame"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _ahead(stream: Stream) -> Sight:
+    """What would become of the frames that wait for their step; the stream stays as it is."""
+    state = stream.state
+    state = replace(state, encoder=fork(state.encoder), compressor=fork(state.compressor))
+    with torch.no_grad():
+        return see(stream.pipeline, stream.backbone, state, state.pending, Stopwatch(stream.backbone))[2]
 
 
 def draw(account: Account, view: tuple[int, int]) -> tuple[Image.Image, tuple[Box, ...]]:

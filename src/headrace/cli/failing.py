@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import typer
+
+WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EEXIST}  # what only writing fails with
 
 
 def clean(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -39,7 +45,28 @@ def clean(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def fail(error: BaseException) -> None:
-    """Print the first line of an error and exit with code 2."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    typer.echo(f"headrace: error: {lines[0]}", err=True)
+    """Print the first line of an error and exit with code 2, also where stderr cannot be written to."""
+    lines = (_of_file(error) or str(error)).strip().splitlines() or [type(error).__name__]
+    try:
+        typer.echo(f"headrace: error: {lines[0]}", err=True)
+    except OSError:
+        silence()
     raise typer.Exit(2) from None
+
+
+def silence() -> None:
+    """Let go of a stderr that cannot be written to: what is said from here on, and what still waits, goes nowhere."""
+    with suppress(OSError, ValueError):
+        number = sys.stderr.fileno()
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, number)
+        os.close(nowhere)
+
+
+def _of_file(error: BaseException) -> str | None:
+    """What the system says of a file, the file first; None for another error."""
+    if not isinstance(error, OSError) or error.filename is None or error.strerror is None:
+        return None
+    name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else str(error.filename)
+    done = "written" if error.errno in WRITING else "read or written"
+    return f"{name}: cannot be {done} ({error.strerror})"

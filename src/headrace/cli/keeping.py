@@ -1,10 +1,12 @@
-"""``--state``, ``--resume``, ``--checkpoint-every``: the folder that a command's stream is kept in."""
+"""``--state``, ``--resume``, ``--keep``, ``--checkpoint-every``: the folder that a command's stream is kept in."""
 
 from __future__ import annotations
 
 import itertools
+import json
+import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +15,10 @@ from headrace.cli.output import Output
 
 if TYPE_CHECKING:
     from headrace.engine import SavedStreamError, Stream
+    from headrace.video import VideoSource
 
-INTERRUPTED = "headrace-stream"  # where Ctrl-C saves a stream that has no folder
+INTERRUPTED = "headrace-stream"  # where a signal saves a stream that has no folder
+SOURCE = "source.json"  # beside the stream: what it was watching last
 
 
 @dataclass
@@ -25,6 +29,7 @@ class Keeping:
         state: A new folder to keep the stream in, or None.
         resume: The folder to go on with, or None; without ``state`` the stream is kept there.
         every_s: Seconds between saves, None for the usual.
+        is_service: ``--keep`` was given: what is said of a new stream is no error for one that goes on.
         error: What the last save failed with.
 
     Raises:
@@ -34,6 +39,7 @@ class Keeping:
     state: Path | None = None
     resume: Path | None = None
     every_s: float | None = None
+    is_service: bool = False
     error: SavedStreamError | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -47,20 +53,42 @@ class Keeping:
                 " folder"
             )
 
+    @classmethod
+    def of_options(cls, state: Path | None, resume: Path | None, keep: Path | None, every_s: float | None) -> Keeping:
+        """Read the options: ``--keep`` is ``--resume`` where the folder holds a stream, and ``--state`` where not.
+
+        Raises:
+            ValueError: They do not go together.
+        """
+        if keep is None:
+            return cls(state, resume, every_s)
+        if state is not None or resume is not None:
+            raise ValueError("--keep: begins a stream or goes on with it; leave out --state and --resume")
+        return cls(None, keep, every_s, True) if _is_held(keep) else cls(keep, None, every_s, True)
+
     @property
     def home(self) -> Path | None:
         """Where the stream is kept."""
         return self.state or self.resume
 
+    @property
+    def option(self) -> str:
+        """The option that goes on with a stream, as it was typed."""
+        return "--keep" if self.is_service else "--resume"
+
     @contextmanager
-    def of(self, stream: Stream, out: Output) -> Iterator[None]:
+    def of(self, stream: Stream, out: Output, source: VideoSource) -> Iterator[None]:
         """Keep a stream while a block pushes to it, and save it at the end, unless it has seen nothing.
 
-        A save that fails at the end is kept in ``error``: the questions are still to be answered.
+        What it watched before is told where that is another source. A save that fails at the end is kept in ``error``:
+        the questions are still to be answered.
 
         Raises:
             SavedStreamError: The folder cannot be written to.
         """
+        if self.resume is not None and (before := _watched(self.resume)) not in (None, _name(source)):
+            name, at_s = source.name, stream.state.time_s
+            out.note(f"{self.resume} was watching {before}; goes on with {name} at {at_s:g} s")
         if self.home is None:
             yield
             return
@@ -68,6 +96,7 @@ class Keeping:
 
         every_s = EVERY_S if self.every_s is None else self.every_s
         checkpoints = stream.checkpoint(self.home, every_s=every_s, pipeline=stream.pipeline, noted=out.note)
+        _write_down(self.home, source)
         try:
             yield
         except Exception:
@@ -78,14 +107,19 @@ class Keeping:
         if self._finish(stream, checkpoints.close):
             out.object("saved", folder=str(self.home), time_s=stream.state.time_s)
 
-    def interrupted(self, stream: Stream, out: Output) -> Path | None:
-        """Save a stream that Ctrl-C has stopped and that has no folder; returns where a stream is to be found."""
-        if self.home is None:
-            folder = next(path for path in _names() if not _is_held(path))
-            if not self._finish(stream, lambda: stream.save(folder)):
-                return None
-            out.object("saved", folder=str(folder), time_s=stream.state.time_s)
-            return folder
+    def interrupted(self, stream: Stream, out: Output, source: VideoSource) -> Path | None:
+        """Save a stream that a signal has stopped and that has no folder; returns where a stream is to be found."""
+        if self.home is not None:
+            return self.found(stream)
+        folder = next(path for path in _names() if not _is_held(path))
+        if not self._finish(stream, lambda: stream.save(folder)):
+            return None
+        _write_down(folder, source)
+        out.object("saved", folder=str(folder), time_s=stream.state.time_s)
+        return folder
+
+    def found(self, stream: Stream) -> Path | None:
+        """Where the stream is to be found as it now is, or None."""
         return self.home if stream.num_frames and self.error is None else None
 
     def _finish(self, stream: Stream, save: Callable[[], None]) -> bool:
@@ -110,3 +144,25 @@ def _is_held(folder: Path) -> bool:
     from headrace.engine.folder import MANIFEST
 
     return (folder / MANIFEST).is_file()
+
+
+def _name(source: VideoSource) -> str:
+    """What to call a source in another run, from wherever that is started."""
+    return os.path.abspath(source.name) if os.path.exists(source.name) else source.name
+
+
+def _watched(folder: Path) -> str | None:
+    """What a saved stream was watching, None where nobody knows: an earlier version or a program saved it."""
+    try:
+        found = json.loads((folder / SOURCE).read_text(encoding="utf-8"))["source"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) else None
+
+
+def _write_down(folder: Path, source: VideoSource) -> None:
+    """Write down what a stream watches; it only serves a remark, so a disk that is full is no error here."""
+    part = folder / f"{SOURCE}.part"
+    with suppress(OSError):
+        part.write_text(json.dumps({"source": _name(source)}) + "\n", encoding="utf-8")
+        os.replace(part, folder / SOURCE)

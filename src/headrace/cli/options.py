@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated
@@ -125,7 +126,8 @@ State = Annotated[
     Path | None,
     typer.Option(
         metavar="FOLDER",
-        help="Keep the stream in this new folder: saved now and then, when it ends, and when Ctrl-C stops it.",
+        help="Keep the stream in this new folder: saved now and then, when it ends, and when Ctrl-C or SIGTERM stops"
+        " it.",
         rich_help_panel=STREAM,
     ),
 ]
@@ -142,6 +144,25 @@ Resume = Annotated[
     typer.Option(
         metavar="FOLDER",
         help="Go on with the stream of this folder, and keep it there; with --state it stays as it is.",
+        rich_help_panel=STREAM,
+    ),
+]
+Keep = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="For a service: --resume where this folder holds a stream, else --state. What is said of a new stream"
+        " (--pipeline, --start and the like) holds for a new one only.",
+        rich_help_panel=STREAM,
+    ),
+]
+ReconnectText = Annotated[
+    str | None,
+    typer.Option(
+        "--reconnect",
+        metavar="N|forever",
+        help="Tries in a row to get a lost live source back, then the command fails; default: forever with --watch or"
+        " a folder that keeps the stream, else 10.",
         rich_help_panel=STREAM,
     ),
 ]
@@ -196,3 +217,41 @@ def numbers(text: str | None, option: str) -> tuple[int, ...]:
             raise ValueError(f"{option}: {text!r} must be whole numbers and ranges of them, as 3,8-12")
         found += range(first, last + 1)
     return tuple(found)
+
+
+def tries(text: str | None, *, endless: bool) -> int | None:
+    """Read ``--reconnect``: how often to try, None for ever.
+
+    Args:
+        text: What was given.
+        endless: Try for ever where nothing is given; else 10 times.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if text is None:
+        return None if endless else 10
+    if text == "forever":
+        return None
+    if not (text.isascii() and text.isdigit()) or len(text) > 9:
+        raise ValueError(f"--reconnect: must be a whole number of tries, or forever, not {text!r}")
+    return int(text)
+
+
+def utf8(text: str) -> str:
+    """A text as it was typed: where the locale is not UTF-8, Python reads the bytes of arguments as something else."""
+    try:
+        return os.fsencode(text).decode("utf-8")
+    except ValueError:
+        return text
+
+
+def endings(stop: list[str] | None) -> tuple[str, ...]:
+    """Read ``--stop``.
+
+    Raises:
+        ValueError: One is empty.
+    """
+    if "" in (stop or ()):
+        raise ValueError("--stop: must be a text that ends the answer, not an empty one")
+    return tuple(map(utf8, stop or ()))

@@ -7,13 +7,15 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from headrace.cli.failing import silence
 
 if TYPE_CHECKING:
     from headrace.types import Answer, Event, Moment, Report
@@ -61,9 +63,13 @@ class Output:
             self.console.print(text, style=style, markup=False)
 
     def note(self, text: str) -> None:
-        """Write a remark to stderr."""
-        if self.verbosity >= 0:
+        """Write a remark to stderr; where that cannot be written to, remarks go nowhere and the work goes on."""
+        if self.verbosity < 0:
+            return
+        try:
             self.errors.print(f"headrace: {text}", style="yellow", markup=False)
+        except OSError:
+            silence()
 
     def pass_on_notes(self) -> None:
         """Show what sources and disks have to say as soon as they say it, here and nowhere else."""
@@ -122,14 +128,25 @@ class Output:
 
     @contextmanager
     def progress(self, text: str, total: int | None) -> Iterator[Any]:
-        """Show a progress bar while a block runs; yields a function that moves it on by one."""
-        if self.as_json or self.verbosity != 0 or not self.console.is_terminal:
+        """Show a progress bar while a block runs; yields a function that moves it on by one.
+
+        It is drawn on stdout, or on stderr where only that is a terminal.
+        """
+        console = self.console if self.console.is_terminal else self.errors
+        if self.as_json or self.verbosity != 0 or not console.is_terminal:
             yield lambda: None
             return
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        with Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True) as bar:
-            task = bar.add_task(text, total=total)
-            yield lambda: bar.advance(task)
+        shown = Progress(
+            *columns, TimeRemainingColumn(), console=console, transient=True, redirect_stdout=console is self.console
+        )
+        task = shown.add_task(text, total=total)
+        shown.start()
+        try:
+            yield lambda: shown.advance(task)
+        finally:
+            with suppress(OSError):  # the terminal may be gone, and what was done is not to be lost for it
+                shown.stop()
 
 
 def step_line(report: Report) -> str:

@@ -47,6 +47,8 @@ def nano(
     """
     from headrace.train import train_nano
 
+    if minutes is not None and not 0 < minutes < float("inf"):
+        raise ValueError(f"--minutes: must be a number above 0, not {minutes:g}")
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
     try:
         result = train_nano(

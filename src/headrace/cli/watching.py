@@ -15,6 +15,10 @@ from headrace.engine.following import unseen
 from headrace.types import Answer, Event, Query, Report
 from headrace.video import VideoSource
 
+# Ctrl-C; what `docker stop`, `systemctl stop` and `timeout` send; a terminal that is closed
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+FAILURES = (ValueError, OSError, MemoryError, RuntimeError)  # of the source, the model and the machine
+
 
 @dataclass(frozen=True, slots=True)
 class Asking:
@@ -36,9 +40,10 @@ class Watched:
         tokens_kept: Visual tokens after it.
         total_ms: Milliseconds of all stages.
         memory_bytes: Held after the last step.
-        interrupted: True when Ctrl-C ended it.
-        unasked: Questions that are still to be asked: those without a time, and on Ctrl-C those whose time had not
-            come.
+        signal: Number of the signal that ended it, such as Ctrl-C; 0 for none.
+        error: What the source or a step failed with, None when it went well.
+        unasked: Questions that are still to be asked: those without a time, and after a signal or an error those whose
+            time had not come.
     """
 
     frames: int = 0
@@ -47,8 +52,19 @@ class Watched:
     tokens_kept: int = 0
     total_ms: float = 0.0
     memory_bytes: int = 0
-    interrupted: bool = False
+    signal: int = 0
+    error: Exception | None = None
     unasked: list[Asking] = field(default_factory=list)
+
+    @property
+    def interrupted(self) -> bool:
+        """True when a signal ended it."""
+        return self.signal != 0
+
+    @property
+    def hung_up(self) -> bool:
+        """True when the terminal was closed: what is written there fails."""
+        return self.signal == getattr(signal, "SIGHUP", None)
 
     def add(self, report: Report) -> None:
         """Count a step."""
@@ -59,29 +75,47 @@ class Watched:
         self.memory_bytes = report.memory_bytes
 
 
-@contextmanager
-def graceful(source: VideoSource) -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into a flag, so that the frame at hand is finished; the second one stops at once.
+class Stop(threading.Event):
+    """Set by a signal that asks a command to end.
 
-    A live source is closed too: it may never send another frame.
+    Attributes:
+        number: The signal's number.
     """
-    asked_to_stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked_to_stop
-        return
-    before = signal.getsignal(signal.SIGINT)
 
-    def note(_: int, __: FrameType | None) -> None:
-        asked_to_stop.set()
-        signal.signal(signal.SIGINT, before)
+    number: int = 0
+
+
+@contextmanager
+def graceful(source: VideoSource) -> Iterator[Stop]:
+    """Turn the first of ``SIGNALS`` into a flag, so that the frame at hand is finished; the second acts as usual.
+
+    A live source is closed too: it may never send another frame. A signal that the command was started to ignore, as
+    ``nohup`` does with SIGHUP, stays ignored; but for Ctrl-C, which a shell takes from what runs in the background.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def note(number: int, _: FrameType | None) -> None:
+        stop.number = number
+        stop.set()
+        restore()
         if source.live:
             threading.Thread(target=source.close, daemon=True).start()
 
-    signal.signal(signal.SIGINT, note)
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN or number == signal.SIGINT:
+            signal.signal(number, note)
     try:
-        yield asked_to_stop
+        yield stop
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()
 
 
 def watch(
@@ -111,34 +145,52 @@ def watch(
         heard: Called with what the stream says by itself; None writes it to ``out``.
 
     Returns:
-        What came of it; questions without a time are still to be asked.
+        What came of it, also after a failure: the stream is as it was before that, and can be asked. Questions without
+        a time are still to be asked.
+
+    Raises:
+        ValueError: The source or a step failed before the stream had seen anything; or OSError and the like.
     """
     result, seen, last_s = Watched(), stream.num_frames, stream.state.time_s
     taker = through or stream
     timed = sorted((ask for ask in asks if ask.at_s is not None), key=lambda ask: ask.at_s or 0.0)
     untimed = [ask for ask in asks if ask.at_s is None]
+
+    def ask_timed(asking: Asking) -> None:
+        at_s, now_s = asking.at_s or 0.0, stream.state.time_s
+        if seen and at_s < last_s:
+            out.note(f"--at {at_s:g}: the stream is already at {last_s:g} s; asked at {now_s:g} s")
+        ask(stream, asking, answered)
+
     with graceful(source) as stop, out.progress(f"watching {source.name}", source.num_frames) as move:
         frames = taker.awaiting(source) if isinstance(taker, Governor) and source.live else source
-        for frame in unseen(source, stream.state, frames):
-            while timed and _is_due(timed[0], frame.time_s, seen=stream.num_frames, resumed=seen, last_s=last_s):
-                ask(stream, timed.pop(0), answered)
-            for event in taker.push(frame):
-                (heard or out.event)(event)
-            result.frames = stream.num_frames - seen
-            if taker.report is not None:
-                result.add(taker.report)
-                stepped(taker.report)
-            move()
-            if stop.is_set():
-                break
-        result.interrupted = stop.is_set()
-    if result.interrupted:
+        try:
+            for frame in unseen(source, stream.state, frames):
+                while timed and _is_due(timed[0], frame.time_s, seen=stream.num_frames, resumed=seen, last_s=last_s):
+                    ask_timed(timed.pop(0))
+                for event in taker.push(frame):
+                    (heard or out.event)(event)
+                if taker.report is not None:
+                    result.add(taker.report)
+                    stepped(taker.report)
+                move()
+                if stop.is_set():
+                    break
+        except BrokenPipeError:
+            raise
+        except FAILURES as error:
+            if not stream.num_frames:
+                raise
+            result.error = error
+        result.frames = stream.num_frames - seen
+        result.signal = stop.number if stop.is_set() else 0
+    if result.interrupted or result.error is not None:
         result.unasked = [*untimed, *timed]
         return result
     for late in timed:
         if (late.at_s or 0.0) > stream.state.time_s + 1.0:
             out.note(f"--at {late.at_s:g}: the stream ended at {stream.state.time_s:g} s; asked at the end")
-        ask(stream, late, answered)
+        ask_timed(late)
     result.unasked = untimed
     return result
 
@@ -160,8 +212,6 @@ def summary(stream: Stream, result: Watched) -> dict[str, float]:
     A memory that grows says by how many bytes per frame (``memory_bytes_per_frame``), one that does not says the most
     it will hold (``memory_bound_bytes``).
     """
-    if not result.frames:
-        return {}
     if not result.stepped:
         return {"frames": result.frames}
     held, num = result.memory_bytes, stream.num_frames - len(stream.state.pending)

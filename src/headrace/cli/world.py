@@ -11,6 +11,8 @@ from headrace.cli import options
 from headrace.cli.failing import clean
 from headrace.cli.output import Output
 
+LONGEST_S = 86400.0
+
 
 @clean
 def world(
@@ -23,6 +25,7 @@ def world(
         int | None, typer.Option(help="Height and width in pixels, a multiple of the level's 128 or 160; twice that.")
     ] = None,
     level: Annotated[str, typer.Option(help="How hard the world is: easy, standard or hard.")] = "standard",
+    force: Annotated[bool, typer.Option("--force", help="Write over files that are there already.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """Write a synthetic stream as H.264, and its questions with true answers as JSON beside it.
@@ -35,6 +38,10 @@ def world(
         raise ValueError(f"level: {level!r} is unknown; known: {', '.join(LEVELS)}")
     if not 0 < seconds < float("inf"):
         raise ValueError(f"--seconds: must be above 0, not {seconds:g}")
+    if seconds > LONGEST_S:
+        raise ValueError(f"--seconds: must be at most {LONGEST_S:.0f}, a day, not {seconds:g}")
+    if not force and (there := [str(file) for file in (path, path.with_suffix(".json")) if file.is_file()]):
+        raise ValueError(f"{' and '.join(there)}: there already; --force writes over it, or give another name")
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
     with out.progress(f"rendering {path}", int(seconds * TICKS_PER_SECOND)) as move:
         sheet = write_video(path, seed, seconds, size=size, level=LEVELS[level], progress=lambda done, total: move())

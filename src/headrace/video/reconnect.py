@@ -40,6 +40,10 @@ class Unbroken:
 
     The first frame has time 0. After a loss, the first frame is a gap, and its time is what the wall clock says it
     must be, one frame interval after the last frame at least. A source that comes back with a known length has ended.
+
+    Attributes:
+        facts: What is known about it.
+        given_up: True once all attempts to get it back have failed.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Unbroken:
             warn: Told of every loss and every return.
         """
         self.facts = first.facts
+        self.given_up = False
         self._reader: Reader | None = first
         self._connect, self._policy, self._clock, self._wait, self._warn = connect, policy, clock, wait, warn
         self._failures = 0
@@ -125,5 +130,6 @@ class Unbroken:
                 self.close()
                 return False
             return True
+        self.given_up = bool(tries)
         self._warn(f"{name} ended: {why}" if not tries else f"{name} was given up after {tries} tries: {why}")
         return False

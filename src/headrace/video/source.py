@@ -135,6 +135,11 @@ class VideoSource:
         """Frames dropped so far because the consumer of a live source was slow."""
         return 0 if self._thread is None else self._thread.dropped
 
+    @property
+    def given_up(self) -> bool:
+        """True when a live source was lost and all attempts to get it back have failed; it may not have ended."""
+        return bool(getattr(self._reader, "given_up", False))
+
     def __iter__(self) -> Iterator[Frame]:
         return self
 

@@ -19,6 +19,8 @@ from headrace.video.world.render import render
 from headrace.video.world.script import TICKS_PER_SECOND, World
 from headrace.video.world.watches import INSTRUCTIONS, watches
 
+FORMATS = (".mp4", ".m4v", ".mov", ".mkv", ".avi", ".ts", ".flv")  # what a file that holds H.264 is called
+
 
 def frames(world: World, start: int = 0, stop: int | None = None, step: int = 1) -> Iterator[Frame]:
     """Yield the pictures of every ``step``-th tick from ``start``, endlessly or up to ``stop`` (not included)."""
@@ -135,7 +137,8 @@ def write_video(
         The path of the JSON file: seed, level, questions (kind, text, answer, time_s), standing instructions.
 
     Raises:
-        ValueError: The length or size is not possible, or the folder does not exist.
+        ValueError: The length or size is not possible, the folder does not exist, or the file's name ends in no format
+            that holds H.264.
     """
     path, world = Path(path), World(seed, level or Level())
     size = 2 * world.level.size if size is None else size
@@ -146,6 +149,8 @@ def write_video(
         raise ValueError(f"size must be a multiple of {world.level.size}, not {size}")
     if not path.parent.is_dir():
         raise ValueError(f"cannot write {path}: there is no folder {path.parent}")
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(f"cannot write {path}: its name must end in {', '.join(FORMATS)}")
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=TICKS_PER_SECOND, options={"crf": "16", "preset": "fast"})
         stream.width, stream.height, stream.pix_fmt = size, size, "yuv420p"

@@ -1,0 +1,237 @@
+"""What ends a watch early: signals, a failure in mid-stream, a live source that is lost. Nothing that was seen is."""
+
+from __future__ import annotations
+
+import fcntl
+import http.server
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import termios
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace import video
+from headrace.video import VideoError
+from headrace.video.synthetic import WorldReader
+from unit.tiny import objects, run, save_tiny
+from unit.video_clips import every, make_clip
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_tiny(tmp_path_factory.mktemp("model"))
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_finishes_saves_and_says_how_to_go_on(model: str, tmp_path: Path, name: str) -> None:
+    number = getattr(signal, name)
+    keep = ("--state", "s", "--checkpoint-every", "999")
+    command = ["ask", "world:7", "hi", "--realtime", "--model", model, "--json", "--max-tokens", "2", *keep]
+    with subprocess.Popen(
+        [sys.executable, "-m", "headrace", *command],
+        cwd=tmp_path,
+        env=dict(os.environ, OMP_NUM_THREADS="1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        next(line for line in process.stdout if json.loads(line)["event"] == "step")
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, stderr
+    assert [x["event"] for x in objects(stdout) if x["event"] != "step"] == ["saved", "answer", "summary"]
+    assert objects(stdout)[-1]["interrupted"] is True
+    assert (tmp_path / "s" / "stream.json").is_file()
+    assert "--resume s --realtime" in stderr.splitlines()[-1]
+
+
+def test_a_terminal_that_is_closed_ends_a_watch_as_a_signal_does(model: str, tmp_path: Path) -> None:
+    """Nothing can be written there any more; the stream is saved all the same."""
+    words = [sys.executable, "-m", "headrace", "ask", "world:7", "hi", "--realtime", "--model", model, "--state", "s"]
+    reader, writer = pty.openpty()
+    with subprocess.Popen(
+        words,
+        cwd=tmp_path,
+        env=dict(os.environ, OMP_NUM_THREADS="1", TERM="xterm"),
+        stdin=writer,
+        stdout=writer,
+        stderr=writer,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    ) as process:
+        os.close(writer)
+        shown = b""
+        while not re.search(rb"[2-9]/", shown):
+            shown += os.read(reader, 65536)
+        os.close(reader)
+        assert process.wait(timeout=60) == 128 + signal.SIGHUP
+    assert (tmp_path / "s" / "stream.json").is_file()
+
+
+def test_a_signal_that_is_to_be_ignored_is_ignored() -> None:
+    """``nohup`` starts a command with SIGHUP ignored."""
+    from headrace.cli.watching import graceful
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with video.open("world:7,seconds=1") as source, graceful(source) as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.is_set()
+            signal.raise_signal(signal.SIGTERM)
+            assert (stop.is_set(), stop.number) == (True, signal.SIGTERM)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def breaks(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Make the world a source that fails after so many frames."""
+    whole = WorldReader.shots
+
+    def shots(self: WorldReader, start_s: float) -> Iterator[Any]:
+        for num, shot in enumerate(whole(self, start_s)):
+            if num == after:
+                raise VideoError("the cable was pulled")
+            yield shot
+
+    monkeypatch.setattr(WorldReader, "shots", shots)
+
+
+ASK = ("ask", "world:7,seconds=9", "hi", "what", "--at", "1", "--at", "8", "--max-tokens", "2", "--json")
+
+
+def test_a_failure_in_mid_stream_keeps_the_stream_for_the_questions_to_come(model: str, tmp_path: Path, monkeypatch):
+    breaks(monkeypatch, 6)
+    folder = str(tmp_path / "s")
+    code, stdout, stderr = run(*ASK, "--model", model, "--state", folder)
+    found = [x for x in objects(stdout) if x["event"] != "step"]
+    assert [x["event"] for x in found] == ["start", "answer", "saved", "summary"]
+    assert (code, found[-1]["frames"], found[-1]["interrupted"]) == (2, 5, False), "sampling holds one back"
+    lines = stderr.splitlines()
+    assert lines[0] == f"headrace: stopped at 2 s and saved to {folder}; to go on:"
+    assert lines[1].split() == [
+        *("headrace:", "headrace", "ask", "world:7,seconds=9", "what", "--at", "8", "--resume", folder),
+        *("--model", model, "--max-tokens", "2", "--json"),
+    ]
+    assert lines[2:] == ["headrace: error: the cable was pulled"]
+    monkeypatch.undo()
+    args = lines[1].split()[2:]
+    found = objects(run(*args)[1])
+    assert [x["time_s"] for x in found if x["event"] == "answer"] == [8.0]
+
+
+def test_a_failure_in_mid_stream_asks_what_can_never_be_asked_again(model: str, monkeypatch) -> None:
+    breaks(monkeypatch, 6)
+    code, stdout, stderr = run(*ASK, "--model", model)
+    answers = [(x["question"], x["time_s"]) for x in objects(stdout) if x["event"] == "answer"]
+    assert (code, answers) == (2, [("hi", 1.0), ("what", 2.0)])
+    assert stderr.splitlines() == [
+        "headrace: --at 8: the stream stopped at 2 s; asked there",
+        "headrace: error: the cable was pulled",
+    ]
+
+
+def test_memory_that_runs_out_in_mid_stream_is_asked_all_the_same(model: str, tmp_path: Path) -> None:
+    common = ("ask", "world:7,seconds=9", "hi", "--model", model, "--max-tokens", "2", "--memory-mb", "0.02")
+    code, stdout, stderr = run(*common, "--json")
+    found = [x for x in objects(stdout) if x["event"] != "step"]
+    assert (code, [x["event"] for x in found]) == (2, ["start", "answer", "summary"])
+    assert 0 < found[-1]["frames"] == found[1]["frames_seen"] < 18
+    assert stderr.startswith("headrace: error: memory budget: ")
+    assert run(*common, "--state", str(tmp_path / "s"))[0] == 2
+    more = objects(run("ask", "world:7,seconds=9", "hi", "--resume", str(tmp_path / "s"), *common[3:7], "--json")[1])
+    assert more[-1]["frames"] == 18 - found[-1]["frames"]
+
+
+def test_the_demo_fails_after_its_summary(model: str, monkeypatch) -> None:
+    breaks(monkeypatch, 6)
+    code, stdout, stderr = run("demo", "--seconds", "6", "--every", "2", "--model", model, "--json")
+    assert (code, objects(stdout)[-1]["frames"], stderr) == (2, 6, "headrace: error: the cable was pulled\n")
+
+
+@pytest.fixture
+def camera(tmp_path: Path) -> Iterator[str]:
+    """The address of a live source that breaks off and does not come back."""
+    clip = make_clip(tmp_path / "c.ts", every(40, 50)).read_bytes()
+    served: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            served.append(self.path)
+            if len(served) > 1:
+                self.send_error(404)
+                return
+            self.send_response(200)
+            self.send_header("Content-Type", "video/mp2t")
+            self.end_headers()
+            self.wfile.write(clip)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/c.ts"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_lost_source_that_is_given_up_is_a_failure(model: str, tmp_path: Path, camera: str) -> None:
+    common = ("hi", "--model", model, "--max-tokens", "2", "--json", "--state", str(tmp_path / "s"))
+    code, stdout, stderr = run("ask", camera, *common, "--reconnect", "1")
+    found = objects(stdout)
+    assert [x["event"] for x in found if x["event"] != "step"] == ["start", "saved", "answer", "summary"]
+    assert (code, found[-1]["given_up"]) == (2, True)
+    *_, hint, last = stderr.splitlines()
+    assert f"--resume {tmp_path / 's'} --reconnect 1" in hint
+    assert last == (
+        f"headrace: error: {camera} was lost and given up after 1 tries; --reconnect forever goes on trying"
+    )
+
+
+def test_a_lost_source_that_is_not_to_come_back_has_ended(model: str, camera: str) -> None:
+    code, stdout, _ = run("ask", camera, "hi", "--model", model, "--max-tokens", "2", "--json", "--reconnect", "0")
+    assert (code, objects(stdout)[-1]["given_up"]) == (0, False)
+
+
+@pytest.mark.parametrize(
+    ("args", "tries"),
+    [
+        ((), 10),
+        (("--reconnect", "3"), 3),
+        (("--reconnect", "forever"), None),
+        (("--watch", "x"), None),
+        (("--state", "new"), None),
+        (("--state", "new", "--reconnect", "3"), 3),
+    ],
+)
+def test_how_often_a_lost_source_is_tried(tmp_path: Path, monkeypatch, args: tuple[str, ...], tries: int | None):
+    asked: list[int | None] = []
+
+    def opened(_: str, *, reconnect: video.Reconnect, **__: Any) -> None:
+        asked.append(reconnect.tries)
+        raise VideoError("not here")
+
+    monkeypatch.setattr(video, "open", opened)
+    monkeypatch.chdir(tmp_path)
+    assert run("ask", "rtsp://camera/1", "hi", *args) == (2, "", "headrace: error: not here\n")
+    assert asked == [tries]
+
+
+def test_a_wrong_number_of_tries(model: str) -> None:
+    for text in ("-1", "often", "1.5", ""):
+        _, _, stderr = run("ask", "world:7,seconds=1", "hi", "--reconnect", text)
+        says = f"--reconnect: must be a whole number of tries, or forever, not {text!r}"
+        assert stderr == f"headrace: error: {says}\n"
