@@ -323,7 +323,6 @@ class Memory(Protocol[S]):
 class Tiered(Protocol[S]):
     """A memory whose blocks may lie on a disk."""
 
-    max_blocks: int
     ram_blocks: int | None
 
     def house(self, state: S, disk: Any) -> S:

@@ -524,3 +524,45 @@ def test_a_checkpoint_that_meets_a_lost_block_says_so(tmp_path):
     assert "the stream goes on" in said[0]
     with pytest.raises(SavedStreamError, match="cannot be read back"):
         checkpoint.close()
+
+
+def test_a_folder_is_left_alone_by_who_may_not_write_to_it(tmp_path, monkeypatch):
+    """Trying whether it can be written to comes after the lock, too."""
+    monkeypatch.setattr(folder, "WAIT_S", 0.01)
+    stream, other = opened(num=4), opened(num=4)
+    with stream.checkpoint(tmp_path):
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+        written = tmp_path.stat().st_mtime_ns
+        with pytest.raises(SavedStreamError, match="another stream"):
+            other.checkpoint(tmp_path)
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+        assert tmp_path.stat().st_mtime_ns == written
+
+
+def test_a_closed_stream_and_a_replaced_checkpointer_let_their_folder_go(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "WAIT_S", 0.01)
+    stream, other = opened(num=4), opened(num=6)
+    stream.checkpoint(tmp_path)
+    with stream.checkpoint(tmp_path):
+        pass
+    other.save(tmp_path)
+    stream.checkpoint(tmp_path)
+    stream.save(tmp_path)
+    stream.close()
+    other.save(tmp_path)
+    assert same(resume(tmp_path).state, other.state)
+
+
+def test_a_process_that_was_forked_off_keeps_no_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "WAIT_S", 0.01)
+    stream = opened(num=4)
+    with stream.checkpoint(tmp_path):
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(30)
+            os._exit(0)
+    try:
+        opened(num=6).save(tmp_path)
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)

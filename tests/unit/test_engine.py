@@ -259,3 +259,6 @@ def test_another_video_is_appended() -> None:
                 stream.push(frame)
     assert [frame for item in stream.state.memory.items for frame in item.frames] == [0, 1, 2, 3, 4, 5]
     assert stream.state.time_s == 2.5
+    with video.open("world:7,seconds=12", fps=2, start=10) as source:  # its own start does not count
+        first = next(iter(stream.unseen(source, append=True)))
+    assert (first.index, first.time_s) == (6, 3.0)

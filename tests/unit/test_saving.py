@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load, save
 
 import headrace
-from headrace.engine import SavedStreamError
+from headrace.engine import SavedStreamError, saving
 from headrace.engine.folder import _apart, checksum_of
 from headrace.engine.state import fork, pack, same, unpack
 from headrace.types import Frame
@@ -147,6 +147,39 @@ def test_a_file_stands_where_the_folder_should_be(tmp_path):
 def test_another_model(tmp_path):
     refused(saved(tmp_path), "weights", seed=2)
     refused(tmp_path, "weights", clip="frame", seed=2)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_older_folder_belongs_to_its_model_too(tmp_path, version):
+    stream = opened(num=3)
+    stream.save(tmp_path)
+    manifest = json.loads((tmp_path / "stream.json").read_text())
+    content = manifest["stream"]
+    content["model"] = {"name": "x", "fingerprint": stream.spec.former_fingerprint}
+    if version == 1:
+        save_as_format_1(stream, tmp_path / "one")
+        old = json.loads((tmp_path / "one" / "stream.json").read_text())
+        old["stream"]["model"] = content["model"]
+        manifest, content = old, old["stream"]
+    path = tmp_path / "one" if version == 1 else tmp_path
+    (path / "stream.json").write_text(json.dumps({**manifest, "format": version, "sha256": checksum_of(content)}))
+    assert alike(resume(path), stream, at=3)
+    refused(path, "weights", seed=2)
+
+
+def test_a_folder_that_is_saved_to_meanwhile_is_read_again(tmp_path, monkeypatch):
+    stream, reads = opened(num=3), iter(range(99))
+    stream.save(tmp_path)
+    real = saving._tensors
+
+    def read(*args):
+        if next(reads) == 0:
+            stream.push(frames(4)[3])
+            stream.save(tmp_path)  # the file that is about to be read goes
+        return real(*args)
+
+    monkeypatch.setattr(saving, "_tensors", read)
+    assert resume(tmp_path).num_frames == 4
 
 
 def test_another_type_of_numbers_is_named(tmp_path):

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from headrace.engine import Engine
+from headrace.engine import Engine, gate
 from headrace.engine.state import same
 from headrace.types import Answer, Token
 from parity.models import QUESTION, Recorder, frames, tiny
@@ -232,7 +232,51 @@ def test_an_answer_that_nobody_iterates_any_more_is_told_of_and_can_be_closed() 
     assert stream.num_frames == 4
 
 
-def test_a_push_waits_while_another_thread_writes_an_answer_down() -> None:
+def test_what_is_remembered_is_written_under_the_lock(monkeypatch) -> None:
+    """A fork, a save or a question in between would see rows of which half are there."""
+    stream = opened(num=3)
+    held = []
+
+    def write(self, state, span):
+        with ThreadPoolExecutor(1) as pool:
+            held.append(not pool.submit(stream._lock.acquire, blocking=False).result())
+        return real(self, state, span)
+
+    real = type(stream.pipeline.memory).write
+    monkeypatch.setattr(type(stream.pipeline.memory), "write", write)
+    stream.ask(QUESTION, remember=True, max_tokens=2)
+    assert held == [True]
+
+
+def test_a_push_that_waited_for_a_stream_that_was_closed_says_so() -> None:
+    stream = opened(num=3)
+    live = stream.ask_live(QUESTION, remember=True, max_tokens=4)
+    next(live)
+    with ThreadPoolExecutor(2) as pool:
+        closed = pool.submit(stream.close)
+        time.sleep(0.1)
+        pushed = pool.submit(stream.push, frames(4)[3])
+        time.sleep(0.1)
+        list(live)
+        closed.result(timeout=10)
+        error = pushed.exception(timeout=10)
+    assert error is None or "this stream is closed" in str(error)
+
+
+def test_a_pool_may_push_between_the_tokens_it_hands_out() -> None:
+    """Whichever worker takes the push: it waits for the one that goes on with the answer."""
+    for _ in range(6):
+        stream = opened(num=3)
+        live = stream.ask_live(QUESTION, remember=True, max_tokens=4)
+        with ThreadPoolExecutor(2) as pool:
+            pool.submit(next, live).result()
+            pushed = pool.submit(stream.push, frames(4)[3])
+            rest = [pool.submit(list, live)]
+            assert pushed.result(timeout=20) == []
+            assert rest[0].result()[-1].frames_seen == 3
+
+
+def test_a_push_waits_while_another_thread_writes_an_answer_down(monkeypatch) -> None:
     stream = tiny(seed=1).engine.open("full")
     for frame in frames(3):
         stream.push(frame)
@@ -242,6 +286,7 @@ def test_a_push_waits_while_another_thread_writes_an_answer_down() -> None:
         pushed = pool.submit(stream.push, frames(4)[3])
         time.sleep(0.2)
         assert not pushed.done()
+        monkeypatch.setattr(gate, "PATIENCE_S", 0.1)
         with pytest.raises(ValueError, match="iterate that to its end first"):
             stream.push(frames(4)[3])
         answer = list(live)[-1]

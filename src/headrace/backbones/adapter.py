@@ -16,7 +16,7 @@ from torch import Tensor
 from headrace.backbones.chat import read_chat
 from headrace.backbones.decoder import extend, read_rope, read_windows
 from headrace.backbones.graphs import Graphs
-from headrace.backbones.loading import Checkpoint, fingerprint
+from headrace.backbones.loading import Checkpoint, fingerprint, former_fingerprint
 from headrace.backbones.pictures import Pictures, read_pictures
 from headrace.backbones.tower import dense_pass
 from headrace.protocols import Context, LayerPruner, VisionBlock, Work
@@ -130,7 +130,8 @@ class Adapter:
             read["rope"] = read_rope(self._decoder, text)
         found = {**read, **own}
         settings = {name: found[name] for name in DECIDING} | {"prefix": self._prefix, "rope": _plain(found["rope"])}
-        return ModelSpec(**found, fingerprint=fingerprint(self._model, settings))
+        found |= {"fingerprint": fingerprint(self._model, settings)}
+        return ModelSpec(**found, former_fingerprint=former_fingerprint(self._model))
 
     def choose(self, view: View, frame: Frame) -> View:
         """Leave the view as it is; a family that takes any size has its own."""

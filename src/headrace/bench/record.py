@@ -73,7 +73,13 @@ def read(path: Path | None, setting: Setting, machine: Mapping[str, Any]) -> Rec
         return fresh
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        known, place = {"chunk_frames": 1, "fps": FPS, "file": "", **found["setting"]}, dict(found["machine"])
+        since = {
+            "chunk_frames": 1,
+            "fps": FPS,
+            "file": "",
+            "text": setting.text,
+        }  # in later records
+        known, place = since | found["setting"], dict(found["machine"])
         fresh.runs = [Run(**run) for run in found["runs"]]
         fresh.unfinished = None if found["unfinished"] is None else Run(**found["unfinished"])
         fresh.costs, fresh.peak_bytes = found["costs"], found["peak_bytes"]

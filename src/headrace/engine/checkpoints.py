@@ -59,8 +59,12 @@ class Checkpointer:
     ) -> None:
         if not 0 <= every_s < float("inf"):
             raise ValueError(f"checkpoint every: must be 0 seconds or more, not {every_s:g}")
-        folder.check()
         folder.hold()
+        try:
+            folder.check()
+        except SavedStreamError:
+            folder.let_go()
+            raise
         self._snap, self.folder, self._every_s = snap, folder, every_s
         self._noted, self._clock = noted or _log.warning, clock
         self._due = clock() + every_s
@@ -92,6 +96,14 @@ class Checkpointer:
         if self._writer is not None:
             self._writer.join()
 
+    def give_up(self) -> None:
+        """End without saving: nothing is written any more, and others may write to the folder."""
+        self._due = float("inf")
+        self.wait()
+        if self._holds:
+            self._holds = False
+            self.folder.let_go()
+
     def close(self) -> None:
         """Save the stream as it is; it is not saved again.
 
@@ -103,13 +115,8 @@ class Checkpointer:
         try:
             self.folder.write(self._snap())
         finally:
-            self._let_go()
+            self.give_up()
         self.num_saved += 1
-
-    def _let_go(self) -> None:
-        if self._holds:
-            self._holds = False
-            self.folder.let_go()
 
     def _write(self, shot: Snapshot, start: float) -> None:
         try:
@@ -130,9 +137,7 @@ class Checkpointer:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if error is not None and not isinstance(error, Exception):
-            self._due = float("inf")
-            self.wait()
-            self._let_go()
+            self.give_up()
             return
         try:
             self.close()
@@ -169,9 +174,17 @@ class Keeping:
 
     def begin(self, checkpointer: Checkpointer) -> Checkpointer:
         """Ask a checkpointer after every step from now on, until it is closed or another one has its folder."""
-        others = (x for x in self._running if not x.is_closed and x.folder is not checkpointer.folder)
-        self._running = [*others, checkpointer]
+        for other in self._running:
+            if other.folder is checkpointer.folder:
+                other.give_up()
+        self._running = [*(x for x in self._running if not x.is_closed), checkpointer]
         return checkpointer
+
+    def end(self) -> None:
+        """Give all up: the stream is closed."""
+        for checkpointer in self._running:
+            checkpointer.give_up()
+        self._running = []
 
     def tick(self) -> None:
         """Ask all whether it is time to save."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from headrace import backbones
+from headrace import backbones, registry
 from headrace.cache import Disk
 from headrace.engine import saving
 from headrace.engine.folder import Folder
@@ -79,6 +80,8 @@ class Engine:
             raise ValueError("pipeline: is a Pipeline and has its settings and chunk_frames; leave them out beside it")
         view = View(max_pixels=max_pixels, prompt=prompt)
         stream = Stream(self, pipeline, budget_bytes=_bytes(memory_mb), view=view)
+        if disk is not None:
+            _check_tiers(pipeline.memory)
         _house(stream, disk, disk_mb)
         for text in (watch,) if isinstance(watch, str) else watch:
             stream.watch(text)
@@ -137,6 +140,16 @@ def load(
     name = str(Path(__file__).parents[1] / "weights" / NANO) if model == NANO else model
     kind = choose_dtype(dtype, place, model)
     return Engine(backbones.load(name, revision=revision, offline=offline, dtype=kind, device=place, weights=weights))
+
+
+def _check_tiers(memory: Any) -> None:
+    """Refuse a disk to which no block would go."""
+    ram_blocks, most = getattr(memory, "ram_blocks", None), getattr(memory, "max_blocks", None)
+    if ram_blocks is not None and most is not None and ram_blocks >= most:
+        raise ValueError(
+            f"disk: {registry.name_of(memory)} keeps {most} blocks in all (memory.max_blocks), so none goes beyond"
+            f" memory.ram_blocks={ram_blocks}; raise the one or lower the other"
+        )
 
 
 def _house(stream: Stream, folder: str | Path | None, disk_mb: float | None) -> None:

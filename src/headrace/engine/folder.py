@@ -28,6 +28,7 @@ from headrace.cache import Written
 
 FORMAT = 3
 MANIFEST = "stream.json"
+PROBE = "probe.part"
 WAIT_S = 5.0  # for a save by somebody else to end
 NAMES = re.compile(r"(rows|state)-[0-9a-f]{16}\.safetensors(\.part)?")  # of files that saves leave behind
 MOST_BYTES = 1 << 28  # of one file of rows
@@ -116,8 +117,8 @@ class Folder:
         """
         try:
             self._make()
-            _put(self.path / f"{MANIFEST}.part", b" ")
-            os.unlink(self.path / f"{MANIFEST}.part")
+            _put(self.path / PROBE, b" ")
+            os.unlink(self.path / PROBE)
         except OSError as error:
             raise self._unwritable(error) from None
 
@@ -144,7 +145,7 @@ class Folder:
             held = os.open(self.path, os.O_RDONLY)
         except OSError as error:
             raise self._unwritable(error) from None
-        guard, until = finalize(self, os.close, held), time.monotonic() + WAIT_S
+        guard, until = finalize(self, _release, held, os.getpid()), time.monotonic() + WAIT_S
         while True:
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -257,6 +258,13 @@ class Folder:
 def checksum_of(stream: dict[str, Any]) -> str:
     """Checksum of a manifest's content."""
     return hashlib.sha256(json.dumps(stream).encode()).hexdigest()
+
+
+def _release(held: int, pid: int) -> None:
+    """Close what holds a lock; a process that was forked off shares it, and neither keeps nor takes it."""
+    if os.getpid() == pid:
+        fcntl.flock(held, fcntl.LOCK_UN)
+    os.close(held)
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -37,16 +37,24 @@ def unseen(
         source: Where from.
         state: The stream's state before them.
         frames: The source's frames, where they come through something else.
-        append: Move the clock of any source, because none of it has been seen.
+        append: Move the clock of any source so that its first frame comes then: none of it has been seen.
     """
     seen, last_s, index = state.num_frames > 0, state.time_s, max(state.next_index, state.num_frames)
-    behind_s = last_s + 1 / (source.fps or 1.0) if seen and (append or source.restarts) else 0.0
-    return _numbered(source if frames is None else frames, index, behind_s, None if behind_s or not seen else last_s)
+    begins_s = last_s + 1 / (source.fps or 1.0) if seen and (append or source.restarts) else None
+    frames = source if frames is None else frames
+    if begins_s is not None:
+        return _moved(frames, index, begins_s, anew=append)
+    return _numbered((frame for frame in frames if not seen or frame.time_s > last_s), index)
 
 
-def _numbered(frames: Iterable[Frame], index: int, behind_s: float, last_s: float | None) -> Iterator[Frame]:
-    for frame in frames:
-        if last_s is not None and frame.time_s <= last_s:
-            continue
-        yield replace(frame, index=index, time_s=frame.time_s + behind_s)
-        index += 1
+def _numbered(frames: Iterable[Frame], index: int) -> Iterator[Frame]:
+    return (replace(frame, index=number) for number, frame in enumerate(frames, index))
+
+
+def _moved(frames: Iterable[Frame], index: int, begins_s: float, *, anew: bool) -> Iterator[Frame]:
+    """Frames of another clock, whose 0, or the first of them (``anew``), comes at ``begins_s``."""
+    behind_s = None
+    for frame in _numbered(frames, index):
+        if behind_s is None:
+            behind_s = begins_s - (frame.time_s if anew else 0.0)
+        yield replace(frame, time_s=frame.time_s + behind_s)

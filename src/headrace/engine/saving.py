@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,7 @@ from headrace.types import ModelSpec, View
 
 __all__ = ["MANIFEST", "SavedStreamError", "Snapshot", "load", "snapshot"]
 
-_log = logging.getLogger("headrace.engine")
-
+TRIES = 10
 READS = (1, 2, FORMAT)  # format 1 had one file of tensors; fingerprints of 1 and 2 saw few of the weights
 
 
@@ -44,7 +42,7 @@ def snapshot(pipeline: Pipeline, state: StreamState, spec: ModelSpec) -> Snapsho
 
 
 def load(path: Path, look: Callable[[View], ModelSpec], *, into: Folder | None = None) -> tuple[Pipeline, StreamState]:
-    """Read a stream back.
+    """Read a stream back; again where somebody saves to the folder meanwhile, whose files go.
 
     Args:
         path: Where it was saved.
@@ -60,17 +58,26 @@ def load(path: Path, look: Callable[[View], ModelSpec], *, into: Folder | None =
     manifest = path / MANIFEST
     if not manifest.is_file():
         raise SavedStreamError(f"{path}: holds no {MANIFEST}; give a folder that a stream was saved to")
+    for _ in range(TRIES):
+        written = manifest.stat().st_mtime_ns
+        try:
+            return _load(path, look, into or Folder(path))
+        except SavedStreamError:
+            if manifest.stat().st_mtime_ns == written:
+                raise
+    raise SavedStreamError(f"{path}: is being written to all the time; give a folder that nobody saves to")
+
+
+def _load(path: Path, look: Callable[[View], ModelSpec], folder: Folder) -> tuple[Pipeline, StreamState]:
+    manifest = path / MANIFEST
     stream, spec = _read(manifest), look(View())
-    if stream["model"]["fingerprint"] is None:
-        _log.warning("%s: was saved by an earlier version; whether with these weights cannot be told", manifest)
-    elif stream["model"]["fingerprint"] != spec.fingerprint:
+    if stream["model"]["fingerprint"] not in (spec.fingerprint, spec.former_fingerprint):
         dtype, saved = str(spec.dtype).removeprefix("torch."), stream["model"].get("dtype")
         if saved not in (None, dtype):
             raise SavedStreamError(f"{manifest}: was saved in {saved}, this model is in {dtype}; load it in {saved}")
         raise SavedStreamError(
             f"{manifest}: was saved with the model {stream['model']['name']!r}, not with the weights of {spec.name!r}"
         )
-    folder = into or Folder(path)
     try:
         files = {name: _tensors(path / name, checksum, folder) for name, checksum in stream["files"].items()}
         shelves = {name: _by_key(tensors) for name, tensors in files.items() if name != stream["tensors"]}
@@ -132,8 +139,6 @@ def _read(path: Path) -> dict[str, Any]:
             if version == 1:
                 only = stream["tensors"]
                 stream |= {"files": {only["file"]: only["sha256"]}, "tensors": only["file"], "written": []}
-            if version < 3:
-                stream["model"]["fingerprint"] = None
             return stream
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SavedStreamError(f"{path}: is damaged ({error})") from None

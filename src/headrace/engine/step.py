@@ -262,11 +262,6 @@ def housed(memory: Any, state: Any, disk: Disk) -> Any:
         raise ValueError(f"disk: {name} keeps no blocks that could go there; take a memory such as rekv")
     if memory.ram_blocks is None:
         raise ValueError(f"disk: {name} keeps all its blocks in memory; set memory.ram_blocks")
-    if memory.ram_blocks >= memory.max_blocks:
-        raise ValueError(
-            f"disk: {name} keeps {memory.max_blocks} blocks in all (memory.max_blocks), so none goes beyond"
-            f" memory.ram_blocks={memory.ram_blocks}; raise the one or lower the other"
-        )
     return memory.house(state, disk)
 
 

@@ -121,8 +121,8 @@ class Stream:
             MemoryBudgetError: There is no room left; the frame was not taken.
         """
         with self._lock, torch.no_grad():
-            self._check_open()
             self._gate.pass_through()
+            self._check_open()
             frame = next_frame(frame, self._state)
             state = self._state if self._state.num_frames else self._settled(frame)
             pending, num_frames, next_index = (*state.pending, frame), state.num_frames + 1, frame.index + 1
@@ -209,10 +209,8 @@ class Stream:
             yield part.answer if isinstance(part, Said) else part
 
     def _ask_remembered(self, query: Query, start: float) -> Iterator[Token | Answer]:
-        with self._gate.taken() as go_on:
-            for part in self._ask(query, self._prompt(query), start):
-                yield part
-                go_on()
+        with self._gate.taken():
+            yield from self._gate.handed_out(self._ask(query, self._prompt(query), start))
 
     def _prompt(self, query: Query) -> Prompt:
         """Take a snapshot to answer from; pending frames are seen by the question but stay pending."""
@@ -247,7 +245,7 @@ class Stream:
     def _remember(self, said: Said) -> None:
         """Write a question and its answer into the memory."""
         span, cursor, memory = said.span, said.cursor, self.pipeline.memory
-        with torch.no_grad():
+        with self._lock, torch.no_grad():
             if memory.kind == "tokens":
                 ids, cursor = said.answer.tokens, self._state.cursor
                 rows = [said.asked, self._backbone.embed(ids, turn=cursor.turn)] if ids else [said.asked]
@@ -278,8 +276,8 @@ class Stream:
                 takes no instructions, or the stream is closed.
         """
         with self._lock:
-            self._check_open()
             self._gate.pass_through()
+            self._check_open()
             standing = stand(self.pipeline, self._backbone, self._state.num_watches + 1, instruction, max_tokens)
             watching = (*self._state.watching, standing)
             self._state = replace(self._state, watching=watching, num_watches=standing.number)
@@ -292,8 +290,8 @@ class Stream:
             ValueError: There is none of this number, or the stream is closed.
         """
         with self._lock:
-            self._check_open()
             self._gate.pass_through()
+            self._check_open()
             if number not in self.watching:
                 known = ", ".join(map(str, self.watching)) or "none"
                 raise ValueError(f"unwatch: no standing instruction has the number {number!r}; there are: {known}")
@@ -385,6 +383,7 @@ class Stream:
         """Forget the past; further calls fail."""
         with self._lock:
             self._gate.pass_through()
+            self._keeping.end()
             self._closed, self._disk = True, None
             nothing = replace(self._state, encoder=None, compressor=None, memory=None, speaker=None, pending=())
             self._state = replace(nothing, watching=())

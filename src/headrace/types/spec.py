@@ -81,6 +81,7 @@ class ModelSpec:
         around_rows: Most rows a step has around its visual tokens: newlines, delimiters, timestamps.
         prefix_rows: Rows before the first frame, the sinks of memories that keep them.
         fingerprint: Hash of weights and settings; a saved stream goes on only with the same model.
+        former_fingerprint: As folders of formats 1 and 2 have it, of fewer of the weights.
     """
 
     family: str
@@ -108,6 +109,7 @@ class ModelSpec:
     around_rows: int = 1
     prefix_rows: int = 0
     fingerprint: str = ""
+    former_fingerprint: str = ""
     repetition_penalty: float = 1.0
 
     @property

@@ -11,6 +11,12 @@ _JUMP_S = 1.0
 _RUN = 4
 #: A time stamp this far ahead is looked at twice.
 _LEAP_S = 10.0
+#: A live source that is further ahead than this has another clock than before.
+_PAUSE_S = 3600.0
+#: Time stands still for so long at most, and for at most so many frames of one and the same stamp.
+_STILL_S, _ALIKE = 5.0, 256
+#: Stamps are rounded to this at worst.
+_TICK_S = 0.002
 _DEFAULT_RATE = 25.0
 
 
@@ -49,13 +55,13 @@ class Timeline:
 
         Time stands still for frames whose stamps fall back a little, and goes on from the last frame at the nominal
         rate where that is no jitter: the stamps fall back by more than a second, or several go on from where they fell
-        back to, or time stood still for a second (joined recordings, a restarted sender).
+        back to, or they lie behind for five seconds, or hundreds are the same (joined recordings, a restarted sender).
 
         Args:
             stamp: Its presentation stamp in ticks, or None.
             elapsed_s: Of a live stream, the seconds that passed since the frame before. A stamp that runs far ahead of
                 them is not believed, and its frame comes one frame interval after the last one; when the next stamp
-                does so, too, the clock of the sender was set, and time goes on from there.
+                does so, too, it is, unless it is more than an hour: then the clock of the sender was set.
 
         Returns:
             Its time in seconds, and whether the stamps jumped before it in one of these ways.
@@ -91,20 +97,25 @@ class Timeline:
             leapt, self._leapt = self._leapt, elapsed_s is not None and time_s > self.last_s + elapsed_s + _LEAP_S
             if not self._leapt:
                 return time_s, False
-            return (self._rebased(stamp, 1), False) if leapt else (self._counted(), True)
+            if not leapt:
+                return self._counted(), True
+            return (time_s, False) if time_s < self.last_s + _PAUSE_S else (self._rebased(stamp, 1), False)
         self._leapt = False
         if not self.stamped:  # cameras may send their first frames without stamps
             return self._rebased(stamp, 1), False
         self._fallen.append(time_s)
-        if time_s < self.last_s - _JUMP_S or self._goes_on_below() or len(self._fallen) >= max(_RUN, self.rate):
+        alike = self._fallen.count(self.last_s) == len(self._fallen)  # coarse stamps
+        longest = max(_ALIKE, _STILL_S * self.rate) if alike else max(_RUN, _STILL_S * self.rate)
+        if time_s < self.last_s - _JUMP_S or self._goes_on_below() or len(self._fallen) >= longest:
             return self._rebased(stamp, len(self._fallen)), True
         return self.last_s, False
 
     def _goes_on_below(self) -> bool:
-        """Whether the stamps rise from below those of the last two frames: not after a single one that was early."""
-        fallen = self._fallen
-        rising = all(a < b for a, b in pairwise(fallen))
-        return len(fallen) >= _RUN and rising and fallen[0] < self._before_s - 1 / self.rate
+        """Whether the stamps go on from below those of the last two frames, evenly: not after a single early one."""
+        if len(self._fallen) < _RUN or self._fallen[0] >= self._before_s - 1 / self.rate:
+            return False
+        rises = [b - a for a, b in pairwise(self._fallen)]
+        return min(rises) > 0 and max(rises) <= 1.1 * min(rises) + _TICK_S
 
     def _rebased(self, stamp: int, intervals: int) -> float:
         """Move the origin so that ``stamp`` comes so many frame intervals after the last frame; return its time."""
