@@ -253,7 +253,7 @@ def _table(result: dict[str, Any]) -> str:
     ]
     where = (
         f"`headrace bench overhead`: {result['shape']} (random weights), {result['frames']} frames of"
-        f" {result['rows_per_frame']} tokens, {dtype} on {result['device']} ({hardware(at)}, {at['threads']} threads),"
+        f" {result['rows_per_frame']} tokens, runs: {result['repeats']}, {dtype} on {result['device']} ({hardware(at)}, {at['threads']} threads),"
         f" torch {at['torch']}, transformers {at['transformers']}, {at['date']}."
     )
     return table(["what", "ratio", "ms per frame (median)"], rows) + "\n\n" + where
