@@ -100,11 +100,21 @@ def test_a_stream_elsewhere_is_the_one_here(model: str, tmp_path: Path, name: st
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_all_families_work_elsewhere(tmp_path: Path, family: str) -> None:
     write(family, tmp_path / "model")
-    for name in ("stc+streamingllm:64", "rekv:2@memory.window=20", "flash_vstream:3@memory.details=2"):
+    for name in ("stc+rekv:2@memory.window=20", "stc_adaptive+flash_vstream:3@memory.details=2"):
         found = [played(str(tmp_path / "model"), "cpu", name, tmp_path / "here")]
         with elsewhere():
             found.append(played(str(tmp_path / "model"), NAME, name, tmp_path / "away"))
         assert found[0] == found[1]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_all_methods_work_elsewhere_on_all_families(tmp_path: Path, family: str, name: str) -> None:
+    write(family, tmp_path / "model")
+    expected = played(str(tmp_path / "model"), "cpu", name, tmp_path / "here")
+    with elsewhere():
+        assert played(str(tmp_path / "model"), NAME, name, tmp_path / "away") == expected
 
 
 def test_every_method_is_tried() -> None:

@@ -81,7 +81,7 @@ def test_saving_changes_nothing(tmp_path):
     assert same(stream.state, before)
 
 
-@pytest.mark.parametrize("pipeline", ["rekv:4@memory.window=200", "video_xl_2:2", "infllm:2@memory.window=200", "full"])
+@pytest.mark.parametrize("pipeline", ["rekv:4@memory.window=200", "video_xl_2:2"])
 def test_streams_of_more_rows_than_a_table_chunk_are_saved(tmp_path, pipeline):
     """What is known of a block's rows is a view of a chunk that is written, too."""
     text, *settings = pipeline.split("@")

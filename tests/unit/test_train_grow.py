@@ -70,10 +70,9 @@ def test_a_run_may_start_from_nano_and_go_on(tmp_path):
     assert run.origin in " ".join((tmp_path / "nano" / "README.md").read_text().split())
     tower = parts["model"].model.vision_tower.embeddings.patch_embedding.weight
     assert torch.equal(tower, plain.load(embedded())[0].model.vision_tower.embeddings.patch_embedding.weight)
-    for rounds in (2, 3):
-        train_nano(tmp_path, smoke=True, more=True, progress=quiet)
-        run.load(parts)
-        assert run.finished[f"watch {rounds}"] >= 1
+    train_nano(tmp_path, smoke=True, more=True, progress=quiet)
+    run.load(parts)
+    assert run.finished["watch 2"] >= 1
     with pytest.raises(ValueError, match="did not start from"):
         train_nano(tmp_path, smoke=True, start="elsewhere", progress=quiet)
 

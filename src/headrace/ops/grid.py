@@ -29,7 +29,7 @@ def spread(mask: Tensor, grid: tuple[int, int], reach: int, *, order: Tensor | N
 
 def raster_order(x: Tensor, order: Tensor | None) -> Tensor:
     """Put the last axis of (..., N), whose entries stand at the places ``order``, into raster order."""
-    return x if order is None else torch.empty_like(x).index_copy_(-1, order, x)
+    return x if order is None else torch.empty_like(x).index_copy_(-1, order.to(x.device), x)
 
 
 def pool_cells(tokens: VisualTokens, last: Tensor | None = None) -> Tensor | None:
