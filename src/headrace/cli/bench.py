@@ -253,7 +253,8 @@ def _table(result: dict[str, Any]) -> str:
     ]
     where = (
         f"`headrace bench overhead`: {result['shape']} (random weights), {result['frames']} frames of"
-        f" {result['rows_per_frame']} tokens, runs: {result['repeats']}, {dtype} on {result['device']} ({hardware(at)}, {at['threads']} threads),"
-        f" torch {at['torch']}, transformers {at['transformers']}, {at['date']}."
+        f" {result['rows_per_frame']} tokens, runs: {result['repeats']}, {dtype} on {result['device']}"
+        f" ({hardware(at)}, {at['threads']} threads), torch {at['torch']}, transformers {at['transformers']},"
+        f" {at['date']}."
     )
     return table(["what", "ratio", "ms per frame (median)"], rows) + "\n\n" + where
