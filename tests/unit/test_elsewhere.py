@@ -134,6 +134,24 @@ def test_a_frame_waits_for_its_device_once_at_most(model: str, name: str) -> Non
     assert waits.total() <= ("stc" in name), waits
 
 
+@pytest.mark.parametrize(
+    ("name", "per_layer", "per_frame"),
+    [
+        ("rekv:2@memory.window=20", 0, 1),  # a block leaves for the host
+        ("infllm:2@memory.window=20", 2, 1),  # which blocks are looked up, and what stands for a new one
+        ("livevlm:30@memory.frames=3@memory.advance=2", 1, 0),  # which rows stay
+        ("video_xl_2:2@memory.block=2", 0, 2),  # keys and values leave apart
+    ],
+)
+def test_a_frame_waits_for_what_is_chosen_layer_by_layer(model: str, name: str, per_layer: int, per_frame: int) -> None:
+    with elsewhere() as waits:
+        stream = opened(headrace.load(model, dtype="float32", device=NAME), name)
+        for index, image in enumerate(pictures(12)):
+            waits.clear()
+            stream.push(Frame(index, float(index), image))
+            assert waits.total() <= per_layer * stream.spec.layers + per_frame, waits
+
+
 @pytest.mark.parametrize("name", ["dense", "stc+streamingllm:40", "recent:3"])
 def test_an_answer_waits_once_per_token_and_once_for_what_it_rests_on(model: str, name: str) -> None:
     with elsewhere() as waits:

@@ -22,13 +22,8 @@ from headrace.backbones.tower import dense_pass
 from headrace.protocols import Context, LayerPruner, VisionBlock, Work
 from headrace.types import Cursor, Frame, Kind, ModelSpec, Rope, Segment, View, VisualTokens
 
-DECIDING = (
-    "positions",
-    "scale",
-    "windows",
-    "stop_ids",
-    "repetition_penalty",
-)  # weights apart, what answers rest on
+# what answers rest on, weights apart
+DECIDING = ("positions", "scale", "windows", "stop_ids", "repetition_penalty")
 ROW_COUNTS = 8  # lengths of segments whose way through the decoder is held: a frame's, an answer's word, questions'
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,9 +116,6 @@ def _reads(line: bytes) -> bool:
 
 
 def _lock(file: IO[bytes]) -> None:
-    """Wait until no other process appends, where the system has such locks; closing the file lets go."""
-    if sys.platform != "win32":
-        import fcntl
-
-        with contextlib.suppress(OSError):  # some network file systems have none
-            fcntl.flock(file, fcntl.LOCK_EX)
+    """Wait until no other process appends; closing the file lets go."""
+    with contextlib.suppress(OSError):  # some network file systems lock nothing
+        fcntl.flock(file, fcntl.LOCK_EX)

@@ -73,12 +73,8 @@ def read(path: Path | None, setting: Setting, machine: Mapping[str, Any]) -> Rec
         return fresh
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        since = {
-            "chunk_frames": 1,
-            "fps": FPS,
-            "file": "",
-            "text": setting.text,
-        }  # in later records
+        # what the first records did not hold
+        since = {"chunk_frames": 1, "fps": FPS, "file": "", "text": setting.text}
         known, place = since | found["setting"], dict(found["machine"])
         fresh.runs = [Run(**run) for run in found["runs"]]
         fresh.unfinished = None if found["unfinished"] is None else Run(**found["unfinished"])

@@ -140,8 +140,11 @@ def say(
     """
     query, context, cursor = asked.query, asked.context, asked.cursor
     choose, text = asked.choose, Detokenizer(backbone.decode, query.stop)
-    token = choose(asked.logits) if first is None else first
-    choose.note(token)
+    if first is None:
+        token = choose(asked.logits)
+    else:
+        token = first
+        choose.note(token)
     first_token_ms = 1000 * (time.perf_counter() - start)
     ids: list[int] = []
     num_run, finish = 0, "length"
