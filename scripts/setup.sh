@@ -108,6 +108,8 @@ install_torch() {
             pip install --no-deps --index-url "$CPU_INDEX" "torch==$TORCH"; then
             return
         fi
+        [ "$(uname -s)" != Linux ] ||
+            say "    $CPU_INDEX gives none; taking what pip finds, which may be the build with CUDA: 3 GB"
         pip install "torch==$TORCH" || fail "cannot install torch $TORCH"
     fi
 }
