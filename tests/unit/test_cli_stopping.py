@@ -55,6 +55,11 @@ def test_a_signal_finishes_saves_and_says_how_to_go_on(model: str, tmp_path: Pat
     assert "--resume s --realtime" in stderr.splitlines()[-1]
 
 
+def buffered(**more: str) -> dict[str, str]:
+    """The environment of a process that keeps what it writes until there is enough of it, as Python usually does."""
+    return {**{k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}, **more}
+
+
 def test_a_terminal_that_is_closed_ends_a_watch_as_a_signal_does(model: str, tmp_path: Path) -> None:
     """Nothing can be written there any more; the stream is saved all the same."""
     words = [sys.executable, "-m", "headrace", "ask", "world:7", "hi", "--realtime", "--model", model, "--state", "s"]
@@ -62,7 +67,7 @@ def test_a_terminal_that_is_closed_ends_a_watch_as_a_signal_does(model: str, tmp
     with subprocess.Popen(
         words,
         cwd=tmp_path,
-        env=dict(os.environ, OMP_NUM_THREADS="1", TERM="xterm"),
+        env=buffered(OMP_NUM_THREADS="1", TERM="xterm"),
         stdin=writer,
         stdout=writer,
         stderr=writer,
@@ -235,3 +240,13 @@ def test_a_wrong_number_of_tries(model: str) -> None:
         _, _, stderr = run("ask", "world:7,seconds=1", "hi", "--reconnect", text)
         says = f"--reconnect: must be a whole number of tries, or forever, not {text!r}"
         assert stderr == f"headrace: error: {says}\n"
+
+
+def test_what_waits_for_a_reader_that_is_gone_does_not_fail_the_end() -> None:
+    """Python flushes stdout when it ends, and would exit with 120."""
+    words = "import sys; from headrace.cli.failing import let_go; sys.stdout.write('x'); let_go(); sys.exit(7)"
+    reader, writer = os.pipe()
+    os.close(reader)
+    with subprocess.Popen([sys.executable, "-c", words], stdout=writer, env=buffered()) as process:
+        os.close(writer)
+        assert process.wait(timeout=60) == 7

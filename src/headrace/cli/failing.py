@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, TextIO
 
 import typer
 
@@ -54,10 +54,23 @@ def fail(error: BaseException) -> None:
     raise typer.Exit(2) from None
 
 
-def silence() -> None:
-    """Let go of a stderr that cannot be written to: what is said from here on, and what still waits, goes nowhere."""
+def let_go() -> None:
+    """Silence stdout and stderr where what waits there cannot be written; at its end Python would fail with that."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            silence(stream)
+
+
+def silence(stream: TextIO | None = None) -> None:
+    """Let go of a stream that cannot be written to: what is said from here on, and what still waits, goes nowhere.
+
+    Args:
+        stream: Which; default stderr.
+    """
     with suppress(OSError, ValueError):
-        number = sys.stderr.fileno()
+        number = (stream or sys.stderr).fileno()
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, number)
         os.close(nowhere)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from headrace.cli.again import again
+from headrace.cli.failing import let_go
 from headrace.cli.governing import Governing
 from headrace.cli.keeping import Keeping
 from headrace.cli.output import Output
@@ -119,6 +120,8 @@ class Session:
                 )
             with contextlib.suppress(*((OSError,) if result.hung_up else ())):  # nobody may be there to read it
                 self._finish(stream, opened, result)
+            if result.hung_up:
+                let_go()
         self._fail(stream, result, opened)
 
     def _open(self, stream: Stream | None) -> VideoSource:
