@@ -78,11 +78,12 @@ def test_overhead() -> None:
     assert found.engine_ratio <= 1.05
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_captured_selective_pass_is_the_plain_one_bit_for_bit(dtype: torch.dtype) -> None:
+def test_a_captured_selective_pass_is_the_plain_one_bit_for_bit(dtype: torch.dtype, fused: bool) -> None:
     tokenizer = plain.word_tokenizer(vocabulary())
     model = plain.build(plain.shape_config("llava-onevision-0.5b")).to("cuda", dtype)
-    method = build("stc_cacher", refresh_interval=4)
+    method = build("stc_cacher", refresh_interval=4, fused=fused)
     shots = torch.randint(0, 256, (12, 384, 384, 3), dtype=torch.uint8)
     kinds = []
 
@@ -118,7 +119,7 @@ def test_kernels_give_what_plain_operations_give(shape: tuple[int, ...], dtype: 
     reference, added = (torch.randn(num, width, **make) for _ in "ra")
     mixed = torch.randn(num_frames, many, width, **make)
     for metric in selective.METRICS:
-        found = selective.choose(keys, reference, num=many, metric=metric)
+        found = selective.choose(keys, reference, num=many, metric=metric, fused=True)
         assert hasattr(found, "places"), "kernels chose"
         plainly = selective.choose_plainly(keys, reference, num=many, metric=metric)
         scores = selective.similarity(keys, reference, metric)  # rows alike to the last bits may change places

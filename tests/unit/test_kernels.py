@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from headrace.backbones import FAMILIES, adopt, plain
+from headrace.methods.encoders.stc_cacher import StcCacher
 from headrace.ops import selective
 from headrace.ops.selective import METRICS, NARROW, choose_plainly, similarity
 from headrace.registry import build
@@ -38,7 +39,7 @@ def kernels() -> Iterator[ModuleType]:
 
 @pytest.fixture
 def everywhere(kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Use the kernels on the CPU, too; a list that grows by every choice they make."""
+    """Let the kernels work on the CPU, too; a list that grows by every choice they make."""
     calls: list[int] = []
 
     class Noted:
@@ -111,7 +112,7 @@ def test_tensors_may_lie_as_they_like(kernels: ModuleType) -> None:
 def test_a_stream_by_kernels_is_the_plain_one(
     family: str, settings: dict, everywhere: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    method = build("stc_cacher", refresh_interval=3, **settings)
+    method = build("stc_cacher", refresh_interval=3, fused=True, **settings)
     frames = [Frame(index, index / 2, torch.randint(0, 256, (40, 40, 3), dtype=torch.uint8)) for index in range(8)]
     backbone = adopt(*plain.tiny(family, ["what", "is"]), name="tiny")
     backbone = backbone.at(backbone.choose(backbone.view, frames[0]))
@@ -131,7 +132,8 @@ def test_a_stream_by_kernels_is_the_plain_one(
 
 
 @pytest.mark.parametrize("name", ["stc_interval2_chunk1", "stc_interval2_chunk2"])
-def test_golden_files_pass_by_kernels(name: str, everywhere: list[int]) -> None:
+def test_golden_files_pass_by_kernels(name: str, everywhere: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(StcCacher.__init__.__kwdefaults__, "fused", True)
     assert golden.check(Path(__file__).parents[1] / "data" / "golden" / f"{name}.safetensors")
     assert everywhere
 

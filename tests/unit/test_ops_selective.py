@@ -85,19 +85,20 @@ def test_a_device_without_kernels_runs_plain_operations(
     keys, caplog = torch.empty(1, 6, 4, device="meta"), caplog
     with torch.no_grad(), caplog.at_level(logging.INFO):
         for _ in range(2):
-            assert choose(keys, keys[0], num=2, metric="dot").rows.shape == (1, 2)
+            assert choose(keys, keys[0], num=2, metric="dot", fused=True).rows.shape == (1, 2)
     assert not asked
     (record,) = caplog.records
     assert record.levelname == ("INFO" if isinstance(wrong, ImportError) else "WARNING")
     assert (str(wrong).splitlines() or ["OSError"])[0] in record.getMessage()
 
 
-def test_kernels_are_for_half_and_single_precision_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_that_are_asked_for_run_in_half_and_single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(monkeypatch, lambda device: None, asked := [])
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         keys = torch.empty(1, 6, 4, device="meta", dtype=dtype)
-        choose(keys, keys[0], num=2, metric="l2")
+        choose(keys, keys[0], num=2, metric="l2", fused=True)
         with torch.no_grad():
             choose(keys, keys[0], num=2, metric="l2")
-            choose(torch.zeros(1, 6, 4, dtype=dtype), torch.zeros(6, 4, dtype=dtype), num=2, metric="l2")
+            choose(keys, keys[0], num=2, metric="l2", fused=True)
+            choose(torch.zeros(1, 6, 4, dtype=dtype), torch.zeros(6, 4, dtype=dtype), num=2, metric="l2", fused=True)
     assert asked == [torch.float16, torch.bfloat16, torch.float32]

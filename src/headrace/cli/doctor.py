@@ -46,7 +46,7 @@ def doctor(context: typer.Context, as_json: options.Json = False) -> None:
     facts["accelerator"] = "none" if accelerator is None else str(accelerator)
     if accelerator is not None:
         facts["own kernels"] = (
-            "plain operations" if kernels_on(torch.empty(0, device=accelerator).device) is None else "work"
+            "do not work" if kernels_on(torch.empty(0, device=accelerator).device) is None else "work"
         )
     for device in ["cpu"] + ([] if accelerator is None else [str(accelerator)]):
         for dtype in (torch.float32, torch.bfloat16):

@@ -1,7 +1,7 @@
 """Rows of a tower layer that are computed anew: which ones, and their way out of the layer's rows and back in.
 
-On a GPU a frame's rows are few and launching an operation costs more than the operation. There each of these is one
-kernel (``ops/kernels.py``) that gives the same, comparison up to the order of its sums.
+On a GPU a frame's rows are few and launching an operation costs more than the operation. Where it is asked for, each of
+these is one kernel there (``ops/kernels.py``) that gives the same, comparison up to the order of its sums.
 
 Shapes: F frames, N rows of each, U of them chosen, D width.
 """
@@ -91,7 +91,7 @@ class Chosen:
         return all_rows.flatten(0, 1).index_copy_(0, self.flat, new.flatten(0, 1)).view_as(all_rows)
 
 
-def choose(keys: Tensor, reference: Tensor, *, num: int, metric: str) -> Chosen:
+def choose(keys: Tensor, reference: Tensor, *, num: int, metric: str, fused: bool = False) -> Chosen:
     """Choose the rows whose keys are least like the reference, the earlier row on a tie.
 
     Args:
@@ -99,8 +99,10 @@ def choose(keys: Tensor, reference: Tensor, *, num: int, metric: str) -> Chosen:
         reference: (N, D).
         num: U, how many of each frame.
         metric: One of ``METRICS``.
+        fused: By the kernels, where the device runs them, the type is one of ``NARROW`` and nobody wants gradients.
     """
-    if keys.dtype in NARROW and not torch.is_grad_enabled() and (kernels := kernels_on(keys.device)) is not None:
+    usable = fused and keys.dtype in NARROW and not torch.is_grad_enabled()
+    if usable and (kernels := kernels_on(keys.device)) is not None:
         chosen: Chosen = kernels.choose(keys, reference, num=num, metric=metric)
         return chosen
     return choose_plainly(keys, reference, num=num, metric=metric)

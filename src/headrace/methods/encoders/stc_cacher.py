@@ -16,8 +16,9 @@ Shapes: F frames, N patches, U selected patches, D tower width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -28,6 +29,7 @@ from headrace.protocols import Backbone, Card, Method, VisionBlock
 from headrace.types import Frame, ModelSpec, VisualTokens
 
 SELECTIONS = ("per_layer", "shared")
+Choose = Callable[[Tensor, Tensor], Chosen]
 REFRESH = "refresh"  # the kind of step that runs every patch
 
 
@@ -73,7 +75,7 @@ def _own(x: Tensor) -> Tensor:
 
 
 def reuse(
-    block: VisionBlock, h: Tensor, reference: Reference, chosen: Chosen | None, *, num: int, metric: str
+    block: VisionBlock, h: Tensor, reference: Reference, chosen: Chosen | None, choose: Choose
 ) -> tuple[Tensor, Chosen]:
     """Run a layer on the patches that changed.
 
@@ -82,8 +84,7 @@ def reuse(
         h: (F, N, D) its input.
         reference: The layer's reference.
         chosen: (F, U) patches chosen by an earlier layer, or None to choose here.
-        num: U.
-        metric: How to compare keys.
+        choose: How: from (F, N, D) fresh keys and the reference's (N, D).
 
     Returns:
         (F, N, D) output and the patches that were computed.
@@ -91,7 +92,7 @@ def reuse(
     x = block.norm1(h)
     k = block.keys(x)
     if chosen is None:
-        chosen = choose(k, reference.keys, num=num, metric=metric)
+        chosen = choose(k, reference.keys)
     x, picked = chosen.pick(x, h)
     q, fresh = block.queries_values(x, chosen.rows)
     v = chosen.put(reference.values, fresh)
@@ -107,6 +108,7 @@ class StcCacher(Method):
     update_ratio: float = 0.25  # share of patches computed on the steps between, 0 < ratio <= 1
     metric: str = "cosine"  # how keys are compared: cosine, l1, l2, dot
     selection: str = "per_layer"  # per_layer: as published; shared: the first layer chooses for all
+    fused: bool = False  # on a GPU that runs Triton, choose and move patches by one kernel each; speed only
 
     card: ClassVar[Card] = Card(
         "STC-Cacher",
@@ -171,19 +173,20 @@ class StcCacher(Method):
         """
         num_patches, blocks, taps = h.shape[1], backbone.blocks(), backbone.spec.taps
         num = min(max(int(num_patches * self.update_ratio), 1), num_patches)
+        by_keys = partial(choose, num=num, metric=self.metric, fused=self.fused)
 
         def work(h: Tensor, *parts: Tensor) -> list[Tensor]:
             known, worked, tapped = None, [], []
             for index, block in enumerate(blocks):
                 reference = Reference(*parts[3 * index : 3 * index + 3])
-                h, chosen = reuse(block, h, reference, known, num=num, metric=self.metric)
+                h, chosen = reuse(block, h, reference, known, by_keys)
                 known = chosen if self.selection == "shared" else None
                 worked.append(chosen.rows)
                 tapped.extend([h] if index in taps else [])
             return [h, torch.stack(worked), *tapped]
 
         parts = [part for layer in layers for part in (layer.keys, layer.values, layer.added)]
-        return backbone.repeat(("stc_cacher reuse", num, self.metric, self.selection), work, (h, *parts))
+        return backbone.repeat(("stc_cacher reuse", num, self.metric, self.selection, self.fused), work, (h, *parts))
 
     def next_kind(self, state: CacherState) -> str:
         """Say whether the next step refreshes or reuses; a change of the picture's size makes it refresh, too."""
