@@ -194,8 +194,9 @@ def parse(text: str, settings: Iterable[str] = ()) -> dict[str, Entry | Any]:
     """Parse a pipeline text and settings.
 
     Args:
-        text: ``NAME[:ARG](+NAME[:ARG])*``; a NAME is a method or a preset, ARG fills the method's shorthand field.
-        settings: ``role.field=value`` texts that change a field of the method in that role.
+        text: ``PART(+PART)*`` with ``NAME[:ARG](@[ROLE.]FIELD=VALUE)*`` for a PART; a NAME is a method or a preset, ARG
+            fills the method's shorthand field, and a FIELD without ROLE is one of this method.
+        settings: ``role.field=value`` texts that change a field of the method in that role; they go last.
 
     Returns:
         Built methods by role.
@@ -204,6 +205,7 @@ def parse(text: str, settings: Iterable[str] = ()) -> dict[str, Entry | Any]:
         ValueError: A name, parameter or value is wrong, or two values fill one role.
     """
     chosen: dict[str, tuple[str, dict[str, Any]]] = {}
+    text, own = apart(text)
     for part in _expand(text):
         name, _, arg = part.partition(":")
         entry = lookup(name)
@@ -215,12 +217,36 @@ def parse(text: str, settings: Iterable[str] = ()) -> dict[str, Entry | Any]:
             raise ValueError(f"pipeline {text!r}: {name} is given two values")
         values = chosen.get(entry.role, (name, {}))[1]
         chosen[entry.role] = (name, {**values, **_shorthand(entry, part, arg)})
-    for setting in settings:
+    for setting in (*own, *settings):
         role, field, value = _setting(setting)
         if role not in chosen:
             raise ValueError(f"setting {setting!r}: the pipeline {text!r} names no {role}")
         chosen[role][1][field] = value
     return {role: build(name, **values) for role, (name, values) in chosen.items()}
+
+
+def apart(text: str) -> tuple[str, list[str]]:
+    """Take the settings out of a pipeline text.
+
+    Returns:
+        The text without them, and the settings as ``role.field=value``.
+
+    Raises:
+        ValueError: A setting without a role stands behind a preset or an unknown method.
+    """
+    parts, found = [], []
+    for part in text.split("+"):
+        part, *settings = part.split("@")
+        parts.append(part)
+        name = part.partition(":")[0].strip()
+        for setting in settings:
+            if not name or "." in setting.partition("=")[0]:
+                found.append(setting)
+            elif name in presets() and name not in entries():
+                raise ValueError(f"setting {setting!r}: {name} is a preset of several methods; write role.field=value")
+            else:
+                found.append(f"{lookup(name).role}.{setting}")
+    return "+".join(parts), found
 
 
 def _expand(text: str) -> list[str]:
@@ -234,7 +260,7 @@ def _expand(text: str) -> list[str]:
             )
         if name in presets() and name not in entries():
             if colon:
-                raise ValueError(f"pipeline {text!r}: the preset {name} takes no value; use --set")
+                raise ValueError(f"pipeline {text!r}: the preset {name} takes no value; write {name}@role.field=value")
             parts.extend(presets()[name].split("+"))
         else:
             parts.append(part.strip())

@@ -287,8 +287,7 @@ def test_a_disk_outlives_the_first_frame_which_fixes_the_size(family, tmp_path):
 )
 def test_a_stream_that_is_resumed_goes_on_with_the_size_it_had(family, name, tmp_path):
     """Also where a memory reads the grid, and a remembered turn is longer than a frame."""
-    text, *settings = name.split("@")
-    shown, stream = spaced(16, 1.0), kin(family).engine.open(text, settings=settings)
+    shown, stream = spaced(16, 1.0), kin(family).engine.open(name)
     streamed(stream, shown[:6]).save(tmp_path)
     both = [stream, kin(family).engine.resume(tmp_path)]
     for one in both:

@@ -91,8 +91,7 @@ def test_a_memory_may_have_settings():
     grid = Grid(memory="streamingllm:520@memory.sinks=4", budgets=(0.3,), policies=("repack",))
     names = grid.names
     assert "streamingllm:520@memory.sinks=4" in names
-    assert "streamingllm:520+random:0.3@memory.sinks=4@memory.positions=repack" in names
+    assert "streamingllm:520@memory.sinks=4+random:0.3@memory.positions=repack" in names
     for name in names:
         if "oracle" not in name:
-            text, *settings = name.split("@")
-            assert Pipeline.parse(text, settings).memory.sinks == 4
+            assert Pipeline.parse(name).memory.sinks == 4

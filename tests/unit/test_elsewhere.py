@@ -53,8 +53,7 @@ def pictures(num: int) -> list[torch.Tensor]:
 
 
 def opened(engine: Engine, name: str) -> Stream:
-    text, *settings = name.split("@")
-    stream = engine.open(text, settings=settings)
+    stream = engine.open(name)
     if "eos_threshold" in name:
         stream.watch("say when there is a cut", max_tokens=2)
     return stream

@@ -129,6 +129,46 @@ def test_settings(text: str, settings: list[str], want: dict[str, Any]):
 
 
 @pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("uniform@keep=60", {"compressor": Uniform(keep=60)}),
+        ("uniform@compressor.keep=60", {"compressor": Uniform(keep=60)}),
+        (" random @ keep = 0.5 @seed=7 ", {"compressor": Random(keep=0.5, seed=7)}),
+        ("random:0.5@seed=7+recent:4", {"compressor": Random(keep=0.5, seed=7), "memory": Recent(frames=4)}),
+        ("recent:4+random@memory.frames=5@seed=7", {"compressor": Random(seed=7), "memory": Recent(frames=5)}),
+        ("recent@frames=5@frames=6", {"memory": Recent(frames=6)}),
+    ],
+)
+def test_settings_in_the_text(text: str, want: dict[str, Any]):
+    assert registry.parse(text) == want
+    assert registry.parse(*registry.apart(text)) == want
+
+
+def test_settings_beside_the_text_go_last():
+    assert registry.parse("recent@frames=5", ["memory.frames=6"]) == {"memory": Recent(frames=6)}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("uniform@", "write role.field=value"),
+        ("uniform@60", "write role.field=value"),
+        ("uniform@=60", "write role.field=value"),
+        ("uniform@kep=60", "uniform has no parameter 'kep'"),
+        ("uniform@memory.frames=6", "names no memory"),
+        ("unifrm@keep=60", "unknown method 'unifrm'; did you mean uniform"),
+        ("@keep=60", "a name is missing"),
+        ("@compressor.keep=60", "a name is missing"),
+        ("recent@frames=5+", "a name is missing"),
+    ],
+)
+def test_what_a_wrong_setting_in_the_text_is_told(text: str, message: str):
+    with pytest.raises(ValueError, match=message) as caught:
+        registry.parse(text)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("setting", "message"),
     [
         ("keep=60", "write role.field=value"),
@@ -183,7 +223,10 @@ def test_any_text_is_a_value(text: str):
     registry.parse_value(text)
 
 
-@given(text=st.text(alphabet="full+recnt:4.0-'[]{} uniform", max_size=24), setting=st.text("memory.frs=4", max_size=14))
+TEXTS = st.text(alphabet="full+recnt:4.0-'[]{} @=uniform", max_size=24)
+
+
+@given(text=TEXTS, setting=st.text("memory.frs=4", max_size=14))
 def test_any_text_parses_or_is_refused_in_one_line(text: str, setting: str):
     for settings in ([], [setting]):
         refusal = ""
@@ -207,8 +250,11 @@ def test_presets_stand_for_their_text(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(registry, "presets", lambda: {"gist": "recent:2+uniform:3"})
     assert registry.parse("gist") == {"memory": Recent(frames=2), "compressor": Uniform(keep=3)}
     assert registry.parse("gist", ["compressor.keep=9"])["compressor"] == Uniform(keep=9)
-    with pytest.raises(ValueError, match="the preset gist takes no value; use --set"):
+    with pytest.raises(ValueError, match="the preset gist takes no value; write gist@role"):
         registry.parse("gist:3")
+    assert registry.parse("gist@compressor.keep=9")["compressor"] == Uniform(keep=9)
+    with pytest.raises(ValueError, match="setting 'keep=9': gist is a preset of several methods; write role"):
+        registry.parse("gist@keep=9")
     with pytest.raises(ValueError, match="both fill the role of memory"):
         registry.parse("gist+full")
     with pytest.raises(ValueError, match="did you mean gist"):

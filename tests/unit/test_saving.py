@@ -84,8 +84,7 @@ def test_saving_changes_nothing(tmp_path):
 @pytest.mark.parametrize("pipeline", ["rekv:4@memory.window=200", "video_xl_2:2"])
 def test_streams_of_more_rows_than_a_table_chunk_are_saved(tmp_path, pipeline):
     """What is known of a block's rows is a view of a chunk that is written, too."""
-    text, *settings = pipeline.split("@")
-    stream = headrace.load("nano").open(text, settings=settings)
+    stream = headrace.load("nano").open(pipeline)
     for index in range(68):
         stream.push(Frame(index, float(index), torch.randint(0, 256, (32, 32, 3), dtype=torch.uint8)))
         if index >= 62:

@@ -26,8 +26,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def opened(engine: Any, name: str, **values: Any) -> Any:
-    text, *settings = name.split("@")
-    return engine.open(Pipeline.parse(f"{text}+uniform:0.5", settings, **values))
+    return engine.open(Pipeline.parse(f"{name}+uniform:0.5", **values))
 
 
 def picture(i: int) -> torch.Tensor:

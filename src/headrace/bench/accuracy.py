@@ -23,7 +23,7 @@ from torch import Tensor
 from headrace import registry, video
 from headrace.bench.cuts import Cuts
 from headrace.bench.fed import Eyes, Fed, Seen
-from headrace.bench.names import full_text, named
+from headrace.bench.names import full_text
 from headrace.bench.rows import Oracle
 from headrace.bench.speaking import choose
 from headrace.bench.statistics import Outcome
@@ -292,19 +292,19 @@ class _Lane:
 
 def _parse(name: str, world: World) -> Pipeline:
     """Parse a pipeline text in which ``oracle:KEEP`` may stand for a compressor; its speaker takes instructions."""
-    parts = name.partition("@")[0].split("+")
+    text, settings = registry.apart(name)
+    parts = text.split("+")
     oracles = [part for part in parts if part.partition(":")[0] == "oracle"]
     if not oracles:
-        pipeline = named(name)
+        pipeline = Pipeline.parse(name)
     else:
         keep: Any = registry.parse_value(oracles[0].partition(":")[2])
         rest = "+".join(part for part in parts if part not in oracles) or "dense"
-        rest += name.removeprefix("+".join(parts))  # the settings
 
         def shown(index: int, grid: tuple[int, int]) -> Tensor:
             return torch.from_numpy(foreground(world, index, grid)).flatten()
 
-        pipeline = dataclasses.replace(named(rest), compressor=Oracle(keep=keep, foreground=shown))
+        pipeline = dataclasses.replace(Pipeline.parse(rest, settings), compressor=Oracle(keep=keep, foreground=shown))
     if pipeline.chunk_frames != 1:
         raise ValueError(f"pipeline {name!r}: the bench takes one frame per step")
     if not pipeline.speaker.reads_reply:

@@ -49,11 +49,9 @@ class Grid:
 
     def name(self, selector: str, budget: float, policy: str) -> str:
         """The pipeline of a cell; with all tokens there is nothing to select, and no gap to keep."""
-        memory, at, settings = self.memory.partition("@")
-        own = at + settings
         if budget == 1:
-            return memory + ENCODERS.get(selector, "") + own
-        return f"{memory}+{SELECTORS[selector].format(f'{budget:g}')}{own}@memory.positions={policy}"
+            return self.memory + ENCODERS.get(selector, "")
+        return f"{self.memory}+{SELECTORS[selector].format(f'{budget:g}')}@memory.positions={policy}"
 
     @property
     def names(self) -> list[str]:

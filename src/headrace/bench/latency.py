@@ -18,11 +18,10 @@ from typing import Any
 import torch
 
 from headrace.backbones import adopt, plain
-from headrace.bench.names import named
 from headrace.bench.products import Counting, Floor, Product, Products, decoder, flops
 from headrace.bench.space import check_room, needed_bytes, sized
 from headrace.bench.timed import Timed
-from headrace.engine import Engine, Stream
+from headrace.engine import Engine, Pipeline, Stream
 from headrace.engine.step import wait
 from headrace.protocols import SelectiveEncoder
 from headrace.types import Frame, ModelSpec
@@ -119,7 +118,8 @@ class Bench:
 
     def __init__(self, setting: Setting, *, tell: Callable[[str], None] = lambda text: None) -> None:
         self.setting = setting
-        self._pipelines = {name: named(name, chunk_frames=setting.chunk_frames) for name in (DENSE, setting.pipeline)}
+        names, many = (DENSE, setting.pipeline), setting.chunk_frames
+        self._pipelines = {name: Pipeline.parse(name, chunk_frames=many) for name in names}
         config, place, dtype = plain.shape_config(setting.shape), torch.device(setting.device), _dtype(setting)
         what = f"{setting.shape} in {setting.dtype} with {setting.lengths[-1]} frames"
         check_room(what, needed_bytes(config, dtype, setting.lengths[-1], setting.chunk_frames), place)

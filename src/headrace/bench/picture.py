@@ -11,6 +11,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from headrace import registry
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKS = "os^DvPX<"  # one more than there are colours, so that the same pair comes late
 ENDINGS = (".png", ".svg", ".pdf")
@@ -22,7 +24,7 @@ TICKS = tuple(n * 10**e for e in range(-2, 6) for n in (1, 1.2, 1.5, 2, 2.5, 3, 
 
 def family(pipeline: str) -> str:
     """A pipeline's text without its numbers: ``recent:16+uniform:0.3`` is of the family ``recent+uniform``."""
-    return "+".join(part.partition(":")[0] for part in pipeline.split("+"))
+    return "+".join(part.partition(":")[0] for part in registry.apart(pipeline)[0].split("+"))
 
 
 def spread(wanted: Sequence[float], gap: float) -> list[float]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from headrace.bench.latency import DENSE, TRANSFORMERS, Cost, Run, Setting
 from headrace.bench.machine import hardware
-from headrace.bench.names import named
 from headrace.bench.table import table
+from headrace.engine import Pipeline
 
 VISION = ("tower", "project")
 ALL = (*VISION, "compress", "prefill")
@@ -39,7 +39,7 @@ def summarise(setting: Setting, runs: Sequence[Run], costs: Costs) -> dict[str, 
     if not done:
         return None
     ours, most = setting.pipeline, done[-1]
-    postponed = named(ours).memory.kind == "tokens"
+    postponed = Pipeline.parse(ours).memory.kind == "tokens"
 
     def ratio(pair: Callable[[Run], tuple[float, float]]) -> float:
         return median(a / b for a, b in map(pair, runs))

@@ -18,9 +18,9 @@ import torch
 from headrace import video
 from headrace.bench.accuracy import FIRST_SEED, MAX_TOKENS
 from headrace.bench.fed import Eyes, Fed, Seen
-from headrace.bench.names import full_text, named
+from headrace.bench.names import full_text
 from headrace.bench.statistics import Accuracy, Outcome, accuracy
-from headrace.engine import Engine, MemoryBudgetError
+from headrace.engine import Engine, MemoryBudgetError, Pipeline
 from headrace.types import Frame, Query
 from headrace.video.world import LEVELS, TICKS_PER_SECOND, Question, RareWorld, matches
 
@@ -168,7 +168,7 @@ def text_of(name: str) -> str:
     Raises:
         ValueError: The name is wrong.
     """
-    return name if name == MOMENT else full_text(named(name))
+    return name if name == MOMENT else full_text(Pipeline.parse(name))
 
 
 @cache
@@ -206,7 +206,7 @@ class _Lane:
     """One pipeline on one stream, fed with shared tokens, until its memory is full."""
 
     def __init__(self, engine: Engine, name: str, seed: int, memory_mb: float | None) -> None:
-        self.pipeline = named(name)
+        self.pipeline = Pipeline.parse(name)
         if self.pipeline.chunk_frames != 1:
             raise ValueError(f"pipeline {name!r}: the bench takes one frame per step")
         self._fed = Fed(engine, self.pipeline, memory_mb=memory_mb)

@@ -178,7 +178,8 @@ def soaked_pipeline(text: str, settings: Sequence[str]) -> Pipeline:
         ValueError: The text or a setting is wrong.
     """
     pipeline = Pipeline.parse(text, settings)
-    named = any(part.split("=")[0].strip() == f"memory.{BLOCKS_FIELD}" for part in settings)
+    given = (*registry.apart(text)[1], *settings)
+    named = any(part.split("=")[0].strip() == f"memory.{BLOCKS_FIELD}" for part in given)
     if named or BLOCKS_FIELD not in {f.name for f in dataclasses.fields(pipeline.memory)}:
         return pipeline
     return dataclasses.replace(pipeline, memory=registry.change(pipeline.memory, **{BLOCKS_FIELD: MAX_BLOCKS}))

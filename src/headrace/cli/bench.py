@@ -120,7 +120,7 @@ def accuracy(
     pipelines: Annotated[
         str,
         typer.Option(
-            help="Pipelines with commas between them; NAME@ROLE.FIELD=VALUE sets a field; also majority, text-only,"
+            help="Pipelines with commas between them; NAME@FIELD=VALUE sets a field; also majority, text-only,"
             " oracle:KEEP."
         ),
     ] = DEFAULT_ROWS,

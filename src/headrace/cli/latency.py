@@ -35,7 +35,7 @@ def latency(
     pipeline: Annotated[
         str,
         typer.Option(
-            "--pipeline", "-p", help="What to compare with dense; NAME@ROLE.FIELD=VALUE sets a field. See: methods."
+            "--pipeline", "-p", help="What to compare with dense; NAME@FIELD=VALUE sets a field. See: methods."
         ),
     ] = "stc_cacher+stc_pruner:64",
     frames: Annotated[
@@ -111,7 +111,8 @@ def _setting(
     import torch
 
     from headrace.bench.latency import FPS, Setting
-    from headrace.bench.names import full_text, named
+    from headrace.bench.names import full_text
+    from headrace.engine import Pipeline
     from headrace.engine.engine import choose_device, choose_dtype
 
     place = choose_device(device)
@@ -126,7 +127,7 @@ def _setting(
         threads=torch.get_num_threads(),
         chunk_frames=chunk_frames,
         fps=every if fps is None else fps,
-        text=full_text(named(pipeline, chunk_frames=chunk_frames)),
+        text=full_text(Pipeline.parse(pipeline, chunk_frames=chunk_frames)),
         file=_file(Path(source)),
     )
 

@@ -74,7 +74,7 @@ def _show(out: Output, row: dict[str, Any]) -> None:
     for key, value in row["parameters"].items():
         table.add_row(f"{row['role']}.{key}", escape(str(value)), escape(row["meanings"].get(key, "")))
     out.console.print(table)
-    out.line(f"Set with --set {row['role']}.NAME=VALUE.")
+    out.line(f"Set with {row['name']}@NAME=VALUE in a pipeline, or --set {row['role']}.NAME=VALUE.")
     for remark in _remarks(row):
         out.line(remark.replace("`", ""))
 

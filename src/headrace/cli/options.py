@@ -35,14 +35,15 @@ PipelineText = Annotated[
     typer.Option(
         "--pipeline",
         "-p",
-        help="Methods joined by +, e.g. dense, recent:4, streamingllm:2048+uniform:0.3. See: headrace methods.",
+        help="Methods joined by +, e.g. recent:4, streamingllm:2048+uniform:0.3; NAME@FIELD=VALUE sets a field. See:"
+        " headrace methods.",
         rich_help_panel=STREAM,
     ),
 ]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="ROLE.FIELD=VALUE", help="Set a field, e.g. compressor.keep=60.", rich_help_panel=STREAM
+        "--set", metavar="ROLE.FIELD=VALUE", help="Set a field, e.g. memory.positions=repack.", rich_help_panel=STREAM
     ),
 ]
 ChunkFrames = Annotated[int, typer.Option(help="Frames that are taken in together.", rich_help_panel=STREAM)]

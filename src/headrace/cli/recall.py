@@ -28,7 +28,7 @@ def recall(
     pipelines: Annotated[
         str,
         typer.Option(
-            help="Pipelines with commas between them; NAME@ROLE.FIELD=VALUE sets a field; also majority, and moment:"
+            help="Pipelines with commas between them; NAME@FIELD=VALUE sets a field; also majority, and moment:"
             " the moment's own scene and nothing else."
         ),
     ] = DEFAULT_ROWS,

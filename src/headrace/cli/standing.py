@@ -34,7 +34,8 @@ class Instructions:
         """
         from headrace import registry
 
-        return f"{text}+eos_threshold" if self.texts and "speaker" not in registry.parse(text) else text
+        named = registry.parse(registry.apart(text)[0])
+        return f"{text}+eos_threshold" if self.texts and "speaker" not in named else text
 
     def give(self, stream: Stream) -> None:
         """Give them to a stream; a resumed one may hold some already.

@@ -46,19 +46,19 @@ class Pipeline:
 
     @staticmethod
     def parse(text: str = "dense", settings: Iterable[str] = (), *, chunk_frames: int = 1) -> Pipeline:
-        """Build from a text such as ``dense``, ``recent:4`` or ``streamingllm:2048+uniform:0.3``.
+        """Build from a text such as ``dense``, ``recent:4`` or ``rekv:8@window=1040+uniform:0.3``.
 
         Args:
-            text: Names joined by +; roles that are not named take their default (dense, keep_all, full, on_request, and
-                the retriever of a memory that looks blocks up).
-            settings: ``role.field=value`` texts; they may also name a default's role.
+            text: Names joined by +, each with ``@field=value`` for what is set; roles that are not named take their
+                default (dense, keep_all, full, on_request, and the retriever of a memory that looks blocks up).
+            settings: ``role.field=value`` texts; they may also name a default's role, as ``@role.field=value`` may.
             chunk_frames: Frames per step.
 
         Raises:
             ValueError: A name, parameter or value is wrong.
         """
-        settings = list(settings)
-        named, given = registry.parse(text), text
+        given, (text, own) = text, registry.apart(text)
+        named = registry.parse(text)
         for role, name in (
             ("encoder", "dense"),
             ("compressor", "keep_all"),
@@ -75,7 +75,7 @@ class Pipeline:
             raise ValueError(
                 f"pipeline {given!r}: {name} looks nothing up, so {found} has nothing to do; name a memory such as rekv"
             )
-        return Pipeline(**registry.parse(text, settings), chunk_frames=chunk_frames)
+        return Pipeline(**registry.parse(text, (*own, *settings)), chunk_frames=chunk_frames)
 
     def methods(self) -> dict[str, Any]:
         """The chosen methods by role, without the empty roles."""
