@@ -144,3 +144,25 @@ def test_a_checkpoints_repetition_penalty_is_generates(family, tmp_path):
     assert list(stream.ask(QUESTION, max_tokens=24, repetition_penalty=1.0).tokens) == plainly
     with pytest.raises(ValueError, match="repetition_penalty: must be above 0"):
         stream.ask(QUESTION, repetition_penalty=0.0)
+
+
+@EVERY
+@pytest.mark.parametrize("memory", ["full", "recent:32"])
+def test_the_penalty_counts_the_whole_conversation(family, memory, tmp_path):
+    """Frames' own text, remembered turns and answers, also over a save; the streaming state forgets none of it."""
+    model, shown = kin(family), frames(6, size=TALL)
+    turns, answers, differs = [], [], 0
+    stream = model.open(memory)
+    for number, (question, clip) in enumerate(((QUESTION, shown[:3]), ("w9 w4", shown[3:]), ("w5", []))):
+        for frame in clip:
+            stream.push(frame)
+        turns.append((question, clip))
+        inputs = model.inputs(*turns, answers=answers)
+        want = plain.generate(model.model, **inputs, max_tokens=12, repetition_penalty=1.3)
+        stream.save(tmp_path / str(number))
+        stream = model.engine.resume(tmp_path / str(number))
+        differs += want != model.generate(inputs, 12)
+        found = stream.ask(question, max_tokens=12, repetition_penalty=1.3, remember=True)
+        assert list(found.tokens) == want
+        answers.append(found.text)
+    assert differs, "the penalty shows"

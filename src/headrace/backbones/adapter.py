@@ -199,7 +199,7 @@ class Adapter:
     def place(self, cursor: Cursor, segment: Segment) -> tuple[Segment, Cursor]:
         """Count positions over the whole stream, dropped tokens included; a family with more axes has its own."""
         placed = replace(segment, ids=segment.ids + cursor.next)
-        return placed, replace(cursor, next=cursor.next + segment.advance)
+        return placed, replace(cursor, next=cursor.next + segment.advance, said=cursor.hears(segment))
 
     def extend(
         self,

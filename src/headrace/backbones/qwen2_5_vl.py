@@ -96,4 +96,4 @@ class Qwen25VL(QwenVL):
         if segment.clip is None and cursor.clip is not None:
             start += cursor.clip.reach
         placed = replace(segment, ids=segment.ids + start)
-        return placed, replace(cursor, next=start + segment.advance, clip=segment.clip)
+        return placed, replace(cursor, next=start + segment.advance, clip=segment.clip, said=cursor.hears(segment))

@@ -113,17 +113,14 @@ def ask(backbone: Backbone, query: Query, context: Context, cursor: Cursor) -> A
     rows = turn if closing is None else join([closing, turn])
     placed, cursor = backbone.place(cursor, rows)
     hidden = backbone.extend(placed, context, outputs=1, watch=query.evidence > 0)
-    return Asked(query, rows, context, cursor, backbone.logits(hidden)[-1], _chooser(backbone, query, rows))
+    return Asked(query, rows, context, cursor, backbone.logits(hidden)[-1], _chooser(backbone, query, cursor))
 
 
-def _chooser(backbone: Backbone, query: Query, rows: Segment) -> Chooser:
-    """What chooses the tokens of the answer to a question's rows."""
+def _chooser(backbone: Backbone, query: Query, cursor: Cursor) -> Chooser:
+    """What chooses the tokens of the answer to a question, behind which the cursor stands."""
     given = query.repetition_penalty
     penalty = backbone.spec.repetition_penalty if given is None else given
-    if penalty == 1.0:
-        return Chooser(query)
-    ids = [*backbone.open().tokens.tolist(), *rows.tokens.tolist()]
-    return Chooser(query, penalty=penalty, used=(token for token in ids if token >= 0))
+    return Chooser(query, penalty=penalty, used=cursor.said)
 
 
 def say(

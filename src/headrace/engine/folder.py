@@ -26,7 +26,7 @@ from torch import Tensor
 
 from headrace.cache import Written
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST = "stream.json"
 PROBE = "probe.part"
 WAIT_S = 5.0  # for a save by somebody else to end

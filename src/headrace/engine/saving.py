@@ -23,7 +23,8 @@ from headrace.types import ModelSpec, View
 __all__ = ["MANIFEST", "SavedStreamError", "Snapshot", "load", "snapshot"]
 
 TRIES = 10
-READS = (1, 2, FORMAT)  # format 1 had one file of tensors; fingerprints of 1 and 2 saw few of the weights
+# Format 1 had one file of tensors; fingerprints of 1 and 2 saw few of the weights; 3 did not know what had been said.
+READS = (1, 2, 3, FORMAT)
 
 
 def snapshot(pipeline: Pipeline, state: StreamState, spec: ModelSpec) -> Snapshot:

@@ -99,7 +99,8 @@ def _copy(value: Any, ways: tuple[str, ...]) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         copies = {f.name: _copy(getattr(value, f.name), ways) for f in dataclasses.fields(value)}
         return dataclasses.replace(value, **copies)
-    assert value is None or isinstance(value, int | float | bool | str), f"{type(value)} may not stand in a state"
+    constant = value is None or isinstance(value, int | float | bool | str | frozenset)
+    assert constant, f"{type(value)} may not stand in a state"
     return value
 
 
@@ -128,6 +129,8 @@ def pack(value: Any, tensors: dict[str, Tensor], written: list[Written] | None =
         return {"tensor": name, "host": value.device.type == "cpu"}
     if isinstance(value, tuple):
         return {"tuple": [pack(item, tensors, written) for item in value]}
+    if isinstance(value, frozenset):
+        return {"set": sorted(value)}
     if isinstance(value, dict):
         pairs = [(pack(key, tensors), pack(item, tensors, written)) for key, item in value.items()]
         if any(isinstance(key, dict) for key, _ in pairs):
@@ -177,6 +180,8 @@ def unpack(tree: Any, tensors: Mapping[str, Tensor], spec: ModelSpec, written: S
         return Written({key: tensors[name] for key, name in tree["rows"].items()}, tree["first"])
     if "tuple" in tree:
         return tuple(unpack(item, tensors, spec, written) for item in tree["tuple"])
+    if "set" in tree:
+        return frozenset(tree["set"])
     if "dict" in tree:
         return {key: unpack(item, tensors, spec, written) for key, item in tree["dict"]}
     if "packed" in tree:

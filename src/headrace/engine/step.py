@@ -345,4 +345,4 @@ def put(item: Placed, segment: Segment, cursor: Cursor) -> tuple[Segment, Cursor
     ids[:, visual] = before + item.ids
     advance = len(segment) - len(visual) + item.advance
     placed = replace(segment, ids=ids + cursor.next, advance=advance)
-    return placed, replace(cursor, next=cursor.next + advance)
+    return placed, replace(cursor, next=cursor.next + advance, said=cursor.hears(segment))

@@ -302,6 +302,7 @@ class Cursor:
         answered: True when the last remembered rows are an answer, so that new rows must end it first.
         clip: The clip that goes on with the next frame, in families whose frames count from its start; ``next`` is then
             where it started.
+        said: Vocabulary ids of all text so far, that of frames included, whether a memory still holds it or not.
     """
 
     next: int = 0
@@ -309,3 +310,9 @@ class Cursor:
     turn: int = 0
     answered: bool = False
     clip: Clip | None = None
+    said: frozenset[int] = frozenset()
+
+    def hears(self, segment: Segment) -> frozenset[int]:
+        """What has been said when a segment has been, too."""
+        ids = {token for token in segment.tokens.tolist() if token >= 0}
+        return self.said if ids <= self.said else self.said | ids

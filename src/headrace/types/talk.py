@@ -20,8 +20,8 @@ class Query:
         max_tokens: Longest answer, in tokens, a whole number >= 1.
         temperature: 0 takes the likeliest token; above 0 samples.
         top_p: Sample from the smallest set of tokens with at least this probability, 0 < top_p <= 1.
-        repetition_penalty: Divides the scores (multiplies those below 0) of tokens that prefix, question and answer
-            hold already, > 0; 1 leaves them, None takes the checkpoint's own.
+        repetition_penalty: Divides the scores (multiplies those below 0) of tokens that stand in the text so far
+            (prefix, frames, remembered turns, question, answer), > 0; 1 leaves them, None takes the checkpoint's own.
         seed: Seed of the sampling, 0 <= seed < 2**63; the same seed gives the same answer.
         stop: Strings that end the answer, or one; they are not part of it.
         remember: Write the question and the answer into the stream's memory.
