@@ -184,6 +184,8 @@ def _check_type(name: str, field: dataclasses.Field[Any], value: Any) -> None:
 
 def parse_value(text: str) -> Any:
     """Read a parameter's value as a Python literal; what is none is a string."""
+    if "#" in text:  # Python would take what follows for a comment
+        return text
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):

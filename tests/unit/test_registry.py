@@ -203,7 +203,7 @@ def test_a_method_without_parameters_says_none():
     [
         ("60", 60), ("-1", -1), ("0.3", 0.3), ("1e3", 1000.0), ("true", True), ("False", False), ("none", None),
         ("None", None), ("auto", "auto"), ("'60'", "60"), ("a b", "a b"), ("0x10", 16), ("1_000", 1000), ("", ""),
-        ("007", "007"), ("nan", "nan"), ("{[]:1}", "{[]:1}"),
+        ("007", "007"), ("4#2", "4#2"), ("4 # frames", "4 # frames"), ("nan", "nan"), ("{[]:1}", "{[]:1}"),
     ],
 )  # fmt: skip
 def test_values(text: str, value: Any):

@@ -67,6 +67,21 @@ def test_a_program_stream_is_read_from_any_time_on(tmp_path, suffix, codec):
         assert all(torch.equal(a.image, b.image) for a, b in zip(part, expected, strict=True))
 
 
+@pytest.mark.parametrize("b_frames", [0, 2, 3])
+def test_pictures_of_an_avi_file_stand_in_their_order(tmp_path, b_frames):
+    """It notes when pictures are decoded only, which is another order where some look ahead."""
+    clip = make_clip(tmp_path / "c.avi", range(58), b_frames=b_frames, gop=12, tick=Fraction(1, 25))
+    whole = read(clip)
+    assert [number_of(f.image) for f in whole] == list(range(58))
+    assert [f.time_s - whole[0].time_s for f in whole] == pytest.approx([i * 0.04 for i in range(58)], abs=1e-6)
+    assert [number_of(f.image) for f in read(clip, fps=25)] == list(range(58))
+    for start in (0.5, 1.0, 1.5):
+        expected = [f for f in whole if f.time_s >= start]
+        part = read(clip, start=start)
+        assert [f.time_s for f in part] == [f.time_s for f in expected]
+        assert all(torch.equal(a.image, b.image) for a, b in zip(part, expected, strict=True))
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "mov"])
 @pytest.mark.parametrize(("first_ms", "gop", "shown"), [(-1000, 5, 25), (-900, 50, 27)], ids=["keyframe", "between"])
 def test_a_trimmed_recording_is_not_cut_short(tmp_path, suffix, first_ms, gop, shown):

@@ -127,16 +127,20 @@ class ContainerReader:
         """
         far: av.VideoFrame | None = None
         for picture in self._pictures():
-            stamp = None if picture is None else picture.pts
+            stamp = None if picture is None else self._stamp(picture)
             if far is not None:
-                yield far, None if timeline.goes_on(stamp) else far.pts
+                yield far, None if timeline.goes_on(stamp) else self._stamp(far)
                 far = None
             if not self.facts.live and timeline.is_far(stamp):
                 far = picture
             else:
                 yield picture, stamp
         if far is not None:
-            yield far, far.pts
+            yield far, self._stamp(far)
+
+    def _stamp(self, picture: av.VideoFrame) -> int | None:
+        """A picture's place in ticks; AVI knows no times but those of decoding, which FFmpeg reports as any other."""
+        return picture.dts if self._container.format.name == "avi" else picture.pts
 
     def _pictures(self) -> Iterator[av.VideoFrame | None]:
         """Yield decoded frames, and None where one could not be decoded."""
