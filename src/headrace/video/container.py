@@ -140,7 +140,8 @@ class ContainerReader:
 
     def _stamp(self, picture: av.VideoFrame) -> int | None:
         """A picture's place in ticks; AVI knows no times but those of decoding, which FFmpeg reports as any other."""
-        return picture.dts if self._container.format.name == "avi" else picture.pts
+        stamp: int | None = picture.dts if self._container.format.name == "avi" else picture.pts
+        return stamp
 
     def _pictures(self) -> Iterator[av.VideoFrame | None]:
         """Yield decoded frames, and None where one could not be decoded."""
