@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import headrace
+from headrace import registry
 from headrace.backbones import plain
 from headrace.engine import Pipeline
 from headrace.engine.state import same
@@ -118,3 +119,27 @@ def test_a_frame_and_all_that_stands_around_it_is_one_block(name: str, around: i
     ends += list(getattr(state, "ends", ())) if not name.startswith("video_xl_2") else []
     num = len(frame)
     assert sorted(ends) == [num, *([num + 22] if around == 1 else []), 2 * num + 30]
+
+
+def whole_numbers(role: str) -> list[tuple[str, str]]:
+    """Names of methods, and of their fields that are whole numbers."""
+    found = [entry for entry in registry.entries().values() if entry.role == role]
+    fields = [(entry.name, field) for entry in found for field in dataclasses.fields(entry.method)]
+    return [(name, field.name) for name, field in fields if "int" in str(field.type).split(" | ")]
+
+
+@pytest.mark.parametrize(("name", "field"), [*whole_numbers("memory"), *whole_numbers("retriever")])
+def test_the_largest_number_is_enough_for_everything(engine: Any, name: str, field: str) -> None:
+    """Nothing is allocated for what may come; anything larger is refused in one line."""
+    memory = name if registry.lookup(name).role == "memory" else f"rekv:1@window=9+{name}"
+    parts = Pipeline.parse(memory).methods()
+    role = registry.lookup(name).role
+    stream = engine.open(Pipeline(**{**parts, role: registry.change(parts[role], **{field: registry.MOST})}))
+    for i in range(4):
+        stream.push(picture(i))
+    stream.ask("what is there", max_tokens=2, remember=True)
+    stream.push(picture(4))
+    assert stream.ask("what is there now", max_tokens=2).tokens
+    for value in (registry.MOST + 1, 10**30):
+        with pytest.raises(ValueError, match=rf"^{name}\.{field}: must be at most \d+, not {value}$"):
+            registry.build(name, **{field: value})
