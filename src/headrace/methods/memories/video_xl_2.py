@@ -239,7 +239,7 @@ class VideoXL2(Method):
     pooled: str = "unrotated"  # keys are averaged before their rotation; published: after it
     suffix: str = "original"  # a question stands at its own position; published: at the number of rows before it
     timestamps: str = "window"  # timestamps see what frames see; published: everything before them
-    max_blocks: int = 2000  # frames that are kept; the oldest leave
+    max_blocks: int = 2000  # frames kept for questions; the oldest leave; what a frame looks back on stays anyway
     ram_blocks: int | None = None  # newest of these that stay in memory, the others go to the disk; None: all
     positions: str = "auto"  # repack: arrivals; original: ids with gaps where tokens were dropped; auto: as trained
 
@@ -323,7 +323,7 @@ class VideoXL2(Method):
         return (self.block * (self.previous + 2) + 1) * frame_rows(spec)
 
     def _leave(self, state: VideoXL2State, row: int) -> None:
-        """Take the rows before ``row`` out of the window; timestamps stay."""
+        """Take the rows before ``row`` out of the window; timestamps of frames that are kept stay."""
         view = state.window.table.view()
         if row <= view.first:
             return
@@ -333,7 +333,7 @@ class VideoXL2(Method):
             parts = [strand]
             for run in (run.within(view.first, row) for run in state.window.runs(layer)):
                 at = run.rows - view.first
-                kept = kinds[at] == Kind.MARKER
+                kept = (kinds[at] == Kind.MARKER) & state.shelf.holds(run.rows)
                 ids, frame, time_s = (x[..., at] for x in columns)
                 parts.append(Strand(run.keys, run.values, run.rotated, run.rows, ids, frame, time_s).take(kept))
             marks.append(joined(parts))
