@@ -30,6 +30,8 @@ ROLES = {
     "speakers": "speaker",
 }
 
+MOST = 2**31  # of any whole number: sums and products of a few of them fit in 64 bits
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
@@ -175,11 +177,13 @@ def _check_values(name: str, method: Any, values: Mapping[str, Any]) -> None:
 
 
 def _check_type(name: str, field: dataclasses.Field[Any], value: Any) -> None:
-    """Refuse a value whose type the field's annotation does not name."""
+    """Refuse a value whose type the field's annotation does not name, and numbers nothing can count to."""
     allowed = {part.strip() for part in str(field.type).split("|")}
     given = "None" if value is None else type(value).__name__
     if given not in allowed and not (given == "int" and "float" in allowed and "int" not in allowed):
         raise ValueError(f"{name}.{field.name}: {value!r} is no {' or '.join(sorted(allowed))}")
+    if given == "int" and value > MOST:
+        raise ValueError(f"{name}.{field.name}: must be at most {MOST}, not {value}")
 
 
 def parse_value(text: str) -> Any:

@@ -157,7 +157,8 @@ class Twin:
                 same = [y for y in shown if y[1] == x[1]]
                 ids = [[round(round(x[0], 6)) for _ in x[5]], [r for r, _ in x[5]], [c for _, c in x[5]]]
                 last = at + 1 == len(shown) or shown[at + 1][1] != x[1]
-                advance = sum(y[4][0] * y[4][1] for y in same) if last else 0
+                advance = max(sum(y[4][0] * y[4][1] for y in same), *(round(round(y[0], 6)) + 1 for y in same))
+                advance = advance if last else 0
             items.append(("seen", *x[2:], ids, advance))
         return self.with_turns(items, [x[0] for x in shown])
 

@@ -21,8 +21,8 @@ TUNED: dict[str, list[Any]] = {}
 
 
 def is_word(row: Row) -> bool:
-    """Whether a row was said."""
-    return row.kind in (Kind.TEXT, Kind.ANSWER)
+    """Whether a row was said, or stands around what was."""
+    return row.frame < 0 and row.kind != Kind.PREFIX
 
 
 class Twin:

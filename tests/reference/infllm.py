@@ -112,7 +112,7 @@ class Twin:
         """The new rows wait as blocks to be; text that follows text goes on with its block."""
         for row in new:
             work.scores[row.arrival] = [0.0] * self.spec.heads
-        most = self.spec.grid[0] * self.spec.grid[1] + 16
+        most = self.spec.grid[0] * self.spec.grid[1] + max(16, self.spec.around_rows)
         talks = all(row.frame < 0 for row in new)
         for _, group in frames_of(new):
             block = [arrival for arrival in group if arrival >= self.num_sinks]

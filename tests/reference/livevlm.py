@@ -104,7 +104,7 @@ class Twin:
                 powers = [math.exp(float(q[head, i].double() @ mean) * self.spec.scale) for mean in means]
                 mass = [old + power / sum(powers) for old, power in zip(mass, powers, strict=True)]
         share = self.method.retrieve if self.thinned else 1.0
-        num = min(max(round(share * len(pages)), 1), len(pages))
+        num = min(max(round(share * len(pages)), 1), len(pages)) if share else 0
         best = sorted(sorted(range(len(pages)), key=lambda i: -mass[i])[:num])
         return [*sinks, *(x for i in best for x in pages[i]), *whole]
 
@@ -114,7 +114,12 @@ class Twin:
             self.num_sinks = sum(row.kind == Kind.PREFIX for row in new)
         self.rows += new
         rest = [row for row in new if row.arrival >= self.num_sinks]
-        self.whole += [group for _, group in frames_of(rest)] if rest else []
+        most = max(16, self.spec.around_rows) + self.spec.grid[0] * self.spec.grid[1]
+        for frame, group in frames_of(rest) if rest else []:
+            if frame < 0 and self.whole and len(self.whole[-1]) + len(group[:most]) <= 2 * most:
+                self.whole[-1] += group[:most]
+                group = group[most:]
+            self.whole += [group[i : i + most] for i in range(0, len(group), most)]
         if len(self.whole) >= self.method.frames + self.method.advance:
             left = self.whole[: -self.method.frames]
             self.whole = self.whole[-self.method.frames :]

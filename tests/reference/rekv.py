@@ -52,7 +52,7 @@ class Twin:
             self.num_sinks = prefix if self.method.sinks is None else self.method.sinks
         self.rows += new
         fresh = [row.arrival for row in new if row.arrival >= self.num_sinks]
-        most = self.spec.grid[0] * self.spec.grid[1] + 16
+        most = self.spec.grid[0] * self.spec.grid[1] + max(16, self.spec.around_rows)
         for _, group in frames_of(new):
             block = [arrival for arrival in group if arrival in fresh]
             self.blocks += [block[i : i + most] for i in range(0, len(block), most)]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from headrace.types import ModelSpec
 
-VARIANTS: list[dict[str, Any]] = [{}, {"chunk": 2}, {"chunk": 3}]
+VARIANTS: list[dict[str, Any]] = [{}, {"chunk": 2}, {"chunk": 3}, {"chunk": 100}]
 REJECTS: dict[str, list[Any]] = {"chunk": [0, -1]}
 TUNED: dict[str, list[Any]] = {}
 
@@ -41,7 +41,7 @@ class Twin:
         return out
 
     def select(self, layer: int | None, q: Tensor, budget: int) -> list[int]:
-        """The best runs of neighbours; a short last run counts as one."""
+        """The best runs of neighbours, none longer than the budget; a short last run counts as one."""
         scores = self.scores(layer, q)
         return best_runs(scores, budget, self.method.chunk)
 
@@ -51,6 +51,9 @@ def best_runs(scores: dict[int, float], budget: int, chunk: int) -> list[int]:
     names = sorted(scores)
     if len(names) <= budget:
         return names
+    if budget == 0:
+        return []
+    chunk = min(chunk, budget)
     runs = [names[i : i + chunk] for i in range(0, len(names), chunk)]
     best = sorted(runs, key=lambda run: -sum(scores[name] for name in run) / len(run))[: budget // chunk]
     return sorted(name for run in best for name in run)

@@ -45,7 +45,7 @@ class Twin:
         self.rows: list[Row] = []
         self.entries: list[tuple[int, list[int]]] = []
         self.block_of: dict[int, int] = {}
-        self.num_sinks = self.count = 0
+        self.num_sinks = self.count = self.near = 0
 
     def attend(
         self,
@@ -63,13 +63,14 @@ class Twin:
             return self._ask(layer, q, new, mine, keys, values)
         block_of, _ = self._number(new)
         known = {row.arrival: row for row in [*self.rows, *new]}
-        kept = {x for _, entry in self.entries for x in entry} | {row.arrival for row in new}
+        kept = {x for _, entry in self.entries for x in entry}
+        kept |= {row.arrival for row in known.values() if row.arrival >= self.near or row.kind == Kind.PREFIX}
         outs, weights = [], []
         for i, row in enumerate(mine):
             pairs, window = [], self.spec.windows[layer]
             for other in sorted(keys):
                 near = window is None or other > row.arrival - window
-                seen = self._sees(row, known[other], block_of) and (other in kept or other < self.num_sinks)
+                seen = self._sees(row, known[other], block_of) and other in kept
                 if other <= row.arrival and near and seen:
                     pairs.append((other, self._place(row), self._place(known[other])))
             o, w = one_softmax(q[:, i], pairs, keys, values, self.spec)
@@ -109,7 +110,10 @@ class Twin:
             self.entries.append((self.block_of[group[0]], group))
         most = self.method.max_blocks
         most = most if self.method.ram_blocks is None else min(most, self.method.ram_blocks)
-        self.entries = self.entries[-most:]
+        self.entries = self.entries[max(len(self.entries) - most, 0) :]
+        oldest = self.block_of[new[-1].arrival] - self.method.previous if rest else 0
+        if oldest > 0:  # frames look back on what begins here, whether questions still find it or not
+            self.near = max(self.near, min(x for x, number in self.block_of.items() if number >= oldest))
 
     def _ask(
         self, layer: int, q: Tensor, new: list[Row], mine: list[Row], keys: dict[int, Tensor], values: dict[int, Tensor]

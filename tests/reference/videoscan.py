@@ -77,7 +77,7 @@ class Twin:
                 ]
                 gone = shown[alike.index(max(alike))]
                 before = [x for x in before if x is not gone]
-        words = [row for row in before if row.kind >= Kind.TEXT]
+        words = [row for row in before if row.frame < 0 and row.kind != Kind.PREFIX]
         gone_words = {row.arrival for row in words[: max(0, len(words) - self.method.turn_rows)]}
         self.rows = [row for row in before if row.arrival not in gone_words]
         if self.policy == "original":

@@ -9,6 +9,7 @@ import torch
 
 from headrace import registry
 from headrace.engine.step import put
+from headrace.methods.memories.flash_vstream import am_rope
 from headrace.ops.grid import pool_cells
 from headrace.types import Cursor, Kind, Placed, Segment, Span, VisualTokens
 from reference.naive.decoder import spec
@@ -166,3 +167,10 @@ def test_frames_around_a_unit_count_one_each() -> None:
     placed, cursor = put(item, seg, Cursor(next=100))
     assert placed.ids.tolist() == [[100, 101, 109, 109, 118], [100, 101, 102, 103, 118], [100, 101, 102, 103, 118]]
     assert (cursor.next, placed.advance) == (119, 19)
+
+
+def test_what_follows_stands_after_pictures_that_are_numbered_higher_than_they_have_tokens() -> None:
+    """As far as the tokens reach it is the published code's place; later the units' numbers reach further."""
+    for number, advance in ((31, 32), (32, 33), (400, 401)):
+        items = am_rope([(number, unit(0, noise(0))), (number - 1, unit(1, noise(1)))])
+        assert [x.advance for x in items] == [0, advance]

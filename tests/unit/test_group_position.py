@@ -159,3 +159,22 @@ def test_rows_of_both_groups_may_come_in_one_segment(axes: int, windows: tuple[i
     for talk in (apart, joined):
         talk.say(2)
     torch.testing.assert_close(joined.fed[-1][1], apart.fed[-1][1], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("positions", ["repack", "original"])
+def test_what_a_template_puts_around_a_turn_was_said(positions: str) -> None:
+    """The newline that closes a clip before a question, and the text that opens one after it, move no frame."""
+    silent, talk = Talk(1, [4, 3, 2, 5], positions=positions), Talk(1, [4, 3, 2, 5], positions=positions)
+    silent.read(4)
+    talk.read(2)
+    closing = text_rows(70, 1, 1, torch.float32, kind=Kind.NEWLINE, turn=1)
+    talk.feed(join([closing, text_rows(71, 3, 1, torch.float32, kind=Kind.TEXT, turn=1)]))
+    talk.feed(text_rows(72, 2, 1, torch.float32, kind=Kind.ANSWER, turn=1))
+    opening = text_rows(73, 6, 1, torch.float32, kind=Kind.MARKER, turn=1)
+    frame = text_rows(2, 2, 1, torch.float32, kind=Kind.VISUAL, turn=0)
+    talk.feed(join([opening, replace(frame, frame=frame.frame * 0 + 1)]))
+    talk.num_read += 1
+    talk.read(4)
+    assert (len(talk.state.shown), len(talk.state.said)) == (4 + 3 + 2 + 5, 1 + 3 + 2 + 6)
+    for a, b in zip(held(talk.state.shown), held(silent.state.shown), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=0)

@@ -109,7 +109,7 @@ def test_pages_do_not_move_with_the_stream(axes: int):
 
 
 def test_a_turn_that_makes_frames_leave_lets_the_newest_frame_judge_them():
-    """It brings no queries of its own; what the newest frame looked with is kept."""
+    """A long one does. It brings no queries of its own; what the newest frame looked with is kept."""
     model, method = spec(), LiveVLM(rows=8, bucket=4, frames=2, advance=6)
     decoder, state, cursor = Decoder(model), method.init(model), Cursor()
     for i in range(7):
@@ -121,10 +121,38 @@ def test_a_turn_that_makes_frames_leave_lets_the_newest_frame_judge_them():
     assert len(looked) == model.layers
     assert not any(len(strand.rows) for strand in state.strands)
     context = method.read(state, model, query=True)
-    drive(decoder, turn_of(7, 3, cursor, 1, model.dtype)[0], context)
+    drive(decoder, turn_of(7, 60, cursor, 1, model.dtype)[0], context)
     state = method.write(state, context.finish())
     assert all(torch.equal(a, b) for a, b in zip(state.queries, looked, strict=True))
     for layer, strand in enumerate(state.strands):
         assert 0 < len(strand.rows) <= 8
         assert float(looked[layer].abs().max()) > 0
     assert len({tuple(strand.rows.tolist()) for strand in state.strands}) > 1, "layers judge for themselves"
+
+
+def test_talking_makes_no_frame_leave_and_stays_bounded():
+    """Turns go with the frame before them; only as many words as frames have rows push frames out."""
+    model, method = spec(), LiveVLM(rows=8, frames=2, advance=1)
+    decoder, state, cursor = Decoder(model), method.init(model), Cursor()
+    for i in range(3):
+        segment, cursor = place(wrapped(thinned(3, 2 * i, model.dtype), 1), cursor)
+        context = method.read(state, model, query=False)
+        drive(decoder, segment, context)
+        state = method.write(state, context.finish())
+    first = state.near.table.first
+    for i in range(200):
+        context = method.read(state, model, query=True)
+        asked, cursor = turn_of(i, 4, cursor, 1, model.dtype)
+        drive(decoder, asked, context)
+        state = method.write(state, context.finish())
+        if i < 3:
+            assert (len(state.ends), state.near.table.first) == (2, first), "both frames are whole"
+        assert method.num_bytes(state) <= method.bound_bytes(model)
+    assert state.near.table.first > first
+
+
+@pytest.mark.parametrize("size", [1, 16, 70])
+def test_a_share_of_nothing_looks_no_page_up_and_a_small_one_looks_up_one(size: int):
+    q, keys = torch.randn(4, 3, 16, generator=dice(1)), torch.randn(2, 70, 16, generator=dice(2))
+    assert best_pages(keys, q, size, 0.0, 0.25)[0].tolist() == []
+    assert len(best_pages(keys, q, size, 1e-6, 0.25)[0]) == 1

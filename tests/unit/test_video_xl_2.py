@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.methods.memories.video_xl_2 import VideoXL2
 from headrace.ops.runs import averaged, runs_of
 from headrace.types import Cursor, Kind, LayerSpan, Segment, Span, join
-from reference.naive.decoder import Decoder, drive, spec
+from reference.naive.decoder import Decoder, drive, spec, spell_out
+from reference.video_xl_2 import Twin
 
 from contract.streams import dice, place, text_rows, turn_of  # isort: skip
 
@@ -208,3 +210,39 @@ def test_where_timestamps_see_everything_they_see_it_once():
         context = method.read(state, model, query=False)
         drive(Decoder(model), segment, context)
         state = method.write(state, context.finish())
+
+
+@settings(max_examples=25)
+@given(
+    blocks=st.sampled_from([(1, None), (3, None), (30, 0), (30, 2), (2, 1)]),
+    block=st.integers(1, 3),
+    previous=st.sampled_from([0, 1, 5]),
+    timestamps=st.sampled_from(["window", "published"]),
+    tuned=st.sampled_from([None, 1, 30]),
+    axes=st.sampled_from([1, 3]),
+)
+def test_what_frames_look_back_on_does_not_hang_on_how_many_are_kept(
+    blocks: tuple[int, int | None], block: int, previous: int, timestamps: str, tuned: int | None, axes: int
+):
+    """However few frames are kept for questions, frames and questions see what the naive twin sees."""
+    method = VideoXL2(
+        max_blocks=blocks[0], ram_blocks=blocks[1], block=block, previous=previous, timestamps=timestamps, retrieve=1
+    )
+    model = spec(windows=(None, None), position_rows=axes)
+    decoder, twin, state = Decoder(model), Twin(method, model), method.init(model)
+    cursor, first = Cursor(), 0
+    raws = [text_rows(0, 2, axes, torch.float32, kind=P, turn=0), *(unit(i, [T, V, V, N], axes) for i in range(9))]
+    for i, raw in enumerate(raws):
+        if i == 6 and tuned is not None:
+            method = twin.method = replace(method, max_blocks=tuned)
+        segment, cursor = place(raw, cursor)
+        context = method.read(state, model, query=False)
+        want = spell_out(decoder, segment, twin.rows, twin, first=first)
+        torch.testing.assert_close(drive(decoder, segment, context).double(), want.hidden, atol=2e-5, rtol=0)
+        state = method.write(state, context.finish())
+        twin.write(want.rows)
+        first += len(segment)
+        context = method.read(state, model, query=True)
+        asked, _ = turn_of(i, 3, cursor, axes, model.dtype)
+        want = spell_out(decoder, asked, twin.rows, twin, first=first, query=True)
+        torch.testing.assert_close(drive(decoder, asked, context).double(), want.hidden, atol=2e-5, rtol=0)

@@ -134,3 +134,23 @@ def test_any_number_of_frames_stays_within_capacity(num: int) -> None:
         state = method.write(state, Span(seg, (LayerSpan(keys, keys, keys, torch.arange(len(raw))),)))
     assert len(state.arrivals) == len(state.carriers) == 7
     assert method.num_bytes(state) <= method.bound_bytes(model)
+
+
+def test_the_newline_that_closes_a_clip_goes_with_the_words_behind_it() -> None:
+    """A thousand remembered turns leave no more rows than a few."""
+    from headrace.types import LayerSpan, Span, join
+
+    model = spec(windows=(None,))
+    method, cursor = registry.build("videoscan", capacity=4, turn_rows=8), Cursor()
+    state = method.init(model)
+    for i in range(1000):
+        newline = text_rows(9, 1, 1, torch.float32, kind=Kind.NEWLINE, turn=i)
+        said = join([newline, text_rows(i, 4, 1, torch.float32, kind=Kind.TEXT, turn=i)])
+        for raw in (wrapped(thinned(1, 0, torch.float32).split()[0], 1), said):
+            segment, cursor = place(raw, cursor)
+            keys = torch.zeros(2, len(segment), 16)
+            state = method.write(state, Span(segment, (LayerSpan(keys, keys, None, torch.arange(len(segment))),)))
+    kinds = state.cache.table.view().column("kind").tolist()
+    assert len(kinds) == 3 + 8
+    assert kinds.count(Kind.NEWLINE) == 1
+    assert method.num_bytes(state) <= method.bound_bytes(model)

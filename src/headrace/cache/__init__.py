@@ -6,7 +6,7 @@ from headrace.cache.disk import Disk
 from headrace.cache.fences import Fences
 from headrace.cache.index import Found, MeanKeys, VectorIndex, choose
 from headrace.cache.recall import Given, Library, RecallContext
-from headrace.cache.sealed import Sealed, cut_blocks
+from headrace.cache.sealed import Sealed, around_rows, cut_blocks, frame_rows
 from headrace.cache.shelf import Limits, Shelf
 from headrace.cache.stepwise import StepContext, Steps, Trace, Working, represented
 from headrace.cache.store import KVCache
@@ -41,7 +41,9 @@ __all__ = [
     "WindowContext",
     "Working",
     "Written",
+    "around_rows",
     "choose",
     "cut_blocks",
+    "frame_rows",
     "represented",
 ]

@@ -36,7 +36,7 @@ class Fences:
         """
         skip = min(max(num_sinks - at, 0), len(segment))
         if self.rows or skip == len(segment):
-            return replace(self, first=num_sinks)
+            return replace(self, first=max(self.first, num_sinks))
         ends = [at + stop for _, stop in cut_blocks(segment, skip, most)]
         talks = not bool((segment.frame >= 0).any())
         before = self.ends

@@ -170,7 +170,7 @@ class MeanKeys:
     Source: ReKV (arXiv 2503.00540), internal retrieval; queries and keys are un-rotated, products are not normalised.
     """
 
-    chunk: int = 1  # neighbouring blocks that are retrieved together
+    chunk: int = 1  # neighbouring blocks that are retrieved together; no more than are looked up
 
     per_layer: ClassVar[bool] = True
 

@@ -339,6 +339,16 @@ def cut_blocks(segment: Segment, skip: int, most: int) -> list[tuple[int, int]]:
     return blocks
 
 
+def around_rows(spec: ModelSpec) -> int:
+    """Most rows a frame has beside its tokens: delimiters, timestamp, newline, what opens a clip again after a turn."""
+    return max(16, spec.around_rows)
+
+
+def frame_rows(spec: ModelSpec) -> int:
+    """Most rows of one frame, what stands around its tokens included; the longest block that is cut for frames."""
+    return spec.grid[0] * spec.grid[1] + around_rows(spec)
+
+
 def frame_ends(segment: Segment) -> Tensor:
     """(T,) int64: the row behind the last one of the frame each row belongs to.
 

@@ -213,6 +213,9 @@ class StepContext(CacheContext):
         cos, sin, number = self._left(rows)
         assert q.shape[1] == len(number), "the queries of all rows are wanted"
         new = LayerSpan(k, v, rotate(k, cos, sin), number)
+        if not len(self._numbers):  # a frame of which no token is left
+            self._tails[layer].append(k, v, new.rotated, number)  # type: ignore[arg-type]
+            return q
         turned, outs = rotate(q, cos, sin), []
         step_of = self._cuts[number - int(self._numbers[0])]
         for end in self._cuts.unique().tolist():  # also steps of which a pruner has left no row

@@ -27,7 +27,7 @@ def best_chunks(scores: Tensor, budget: int, chunk: int = 1) -> Tensor:
     """Choose the best runs of ``chunk`` neighbouring blocks.
 
     A run is worth the mean of its scores; the last run may be short, so that fewer than ``budget`` blocks may come out,
-    as in the released code.
+    as in the released code. No run is longer than the budget, where the released code would choose nothing.
 
     Args:
         scores: (B,) worth of every block.
@@ -40,6 +40,7 @@ def best_chunks(scores: Tensor, budget: int, chunk: int = 1) -> Tensor:
     num = scores.shape[0]
     if num <= budget:
         return torch.arange(num)
+    chunk = min(chunk, max(budget, 1))
     scores = scores.float().cpu()
     runs = torch.stack([part.mean() for part in scores.split(chunk)]) if chunk > 1 else scores
     best = torch.topk(runs, min(budget // chunk, runs.shape[0])).indices.sort().values

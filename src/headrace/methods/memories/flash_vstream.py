@@ -11,7 +11,8 @@ both through the decoder: details first, heaviest first, then the synopsis in or
 Ours differs: the small picture is pooled from the tokens (the original runs the tower a second time at half the
 resolution). A cell whose tokens a compressor dropped is the average of those that are left, or what it showed last.
 The bank of full units is bounded. Mean times are true ones; ``times="released"`` has the published code's, which
-are means of places in a list. Equal weights: the newer first.
+are means of places in a list. Equal weights: the newer first. What follows pictures stands after them all, also when
+they are numbered higher than they have tokens.
 
 ``K`` centroids, ``S`` cells of the small grid, ``D`` width, ``J`` deepstack layers, ``P`` position rows.
 """
@@ -246,20 +247,21 @@ _CHOICES = {
 def am_rope(units: list[tuple[float, VisualTokens]]) -> list[Placed]:
     """Place units at (time, row, column), all counted from where the first begins; what follows comes after them all.
 
-    Source: AM-RoPE of the paper. The published code adds the number of tokens of the units on all three axes.
+    Source: AM-RoPE of the paper. The published code adds the number of tokens of the units on all three axes, and
+    numbers of units that outgrow it stand behind what follows.
 
     Args:
         units: Unit number (rounded here) and tokens of each.
 
     Returns:
         The units with (3, N) ids relative to the first one's start; the last moves on by the number of their tokens
-        before any was dropped.
+        before any was dropped, and at least past their last number.
     """
-    left, items = len(units), []
-    for number, x in units:
-        left -= 1
+    end = max((sum(x.dense_len for _, x in units), *(1 + _whole(number) for number, _ in units)))
+    items = []
+    for left, (number, x) in zip(reversed(range(len(units))), units, strict=True):
         ids = torch.stack((torch.full_like(x.row, _whole(number)), x.row, x.col))
-        items.append(Placed(x, ids, 0 if left else sum(tokens.dense_len for _, tokens in units)))
+        items.append(Placed(x, ids, 0 if left else end))
     return items
 
 

@@ -9,8 +9,10 @@ word, and stand where they would if nobody had spoken. Words (questions and answ
 said so far, and count on their own from ``offset``. Keys are rotated once and never again: a frame that comes changes
 no word, and a word no frame.
 
-Ours differs: the card's segments are frames, and a question belongs to what is said; nothing is read or written by a
-schedule, a stream is shown frames and asked as ever. A model should be tuned to it. The past grows without end.
+Ours differs: the card's segments are frames, and a question belongs to what is said, with what the template puts around
+it; nothing is read or written by a schedule, a stream is shown frames and asked as ever. Where a clip's positions count
+from its start (Qwen2.5-VL) a turn ends the clip, and frames behind it count from a new start. A model should be tuned
+to it. The past grows without end.
 
 ``S`` rows of the past, ``T`` new rows, ``P`` position rows.
 """
@@ -28,6 +30,11 @@ from headrace.cache import CacheContext, KVCache, Past, Seen
 from headrace.ops.positions import check_policy, resolve_policy
 from headrace.protocols import Card, Method
 from headrace.types import Kind, LayerSpan, ModelSpec, Segment, Span, VisualTokens
+
+
+def said(segment: Segment) -> Tensor:
+    """(T,) bool which rows were said: all but frames and prefix, so also what a template puts around a turn."""
+    return (segment.frame < 0) & (segment.kind != Kind.PREFIX)
 
 
 @dataclass(slots=True)
@@ -60,7 +67,7 @@ class GroupContext(CacheContext):
         self._words = torch.empty(0, dtype=torch.bool)  # which rows of this prompt are words
 
     def _place_of(self, segment: Segment) -> Tensor:
-        words, before = segment.kind >= Kind.TEXT, self._words
+        words, before = said(segment), self._words
         self._words = torch.cat((before, words))
         num_said = self._num_said + int(before.sum()) + words.cumsum(0) - words.long()
         num_shown = self._num_shown + self._num - len(segment) - int(before.sum()) + (~words).cumsum(0) - 1
@@ -129,7 +136,7 @@ class GroupPosition(Method):
 
     def write(self, state: GroupPositionState, span: Span) -> GroupPositionState:
         """Append every run of rows to its group."""
-        words = span.segment.kind >= Kind.TEXT
+        words = said(span.segment)
         edges = [0, *(torch.nonzero(words.diff()).squeeze(1) + 1).tolist(), len(words)]
         for start, stop in pairwise(edges):
             part = span.cut(start, stop)

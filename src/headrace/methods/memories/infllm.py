@@ -35,6 +35,7 @@ from headrace.cache import (
     Trace,
     VectorIndex,
     Working,
+    frame_rows,
     represented,
 )
 from headrace.cache.sinks import decide_sinks
@@ -42,7 +43,6 @@ from headrace.ops.positions import check_policy, resolve_policy
 from headrace.protocols import Card, Method
 from headrace.types import ModelSpec, Segment, Span, VisualTokens
 
-MARGIN = 16  # rows of a block beside a frame's tokens: delimiters, timestamp, newline
 REMAINDERS = ("paper", "released")
 
 
@@ -126,7 +126,7 @@ class InfLLM(Method):
         return state
 
     def _most_rows(self, spec: ModelSpec) -> int:
-        return self.block or spec.grid[0] * spec.grid[1] + MARGIN
+        return self.block or frame_rows(spec)
 
     def one_by_one(self) -> bool:
         """Frames of a step come in turn, unless a step is a number of rows."""

@@ -27,15 +27,13 @@ from torch import Tensor
 from headrace.cache import AskContext, Found, KVCache, Layout, Past, Seen, Strand
 from headrace.cache.context import windowed
 from headrace.cache.pages import own_copy
-from headrace.cache.sealed import cut_blocks
+from headrace.cache.sealed import cut_blocks, frame_rows
 from headrace.ops.attention import KeyGroup, attention_mass
 from headrace.ops.positions import check_policy, resolve_policy
 from headrace.ops.retrieval import rescaled
 from headrace.ops.rope import cos_sin, rotate
 from headrace.protocols import Card, Method
 from headrace.types import Attention, Kind, ModelSpec, Retrieved, Segment, Span, VisualTokens
-
-MARGIN = 16  # rows of a frame beside its tokens: delimiters, timestamp, newline
 
 
 def bucketed(scores: Tensor, position: Tensor, buckets: int, room: int, sinks: int) -> Tensor:
@@ -71,7 +69,7 @@ def best_pages(keys: Tensor, q: Tensor, size: int, share: float, scale: float) -
         keys: (G, S, D) un-rotated keys of the kept rows.
         q: (H, T, D) un-rotated queries.
         size: Rows per page; the last may be shorter.
-        share: Share of the pages to choose, 0..1.
+        share: Share of the pages to choose, 0..1; at least one page, unless it is 0.
         scale: Factor on the logits.
 
     Returns:
@@ -80,7 +78,8 @@ def best_pages(keys: Tensor, q: Tensor, size: int, share: float, scale: float) -
     means = torch.stack([page.float().mean(dim=1) for page in keys.split(size, dim=1)], dim=1)
     (mass,) = attention_mass(q.float(), [KeyGroup(means, means)], scale=scale)
     mass = mass.cpu()
-    return torch.topk(mass, min(max(round(share * len(mass)), 1), len(mass))).indices.sort().values, mass
+    num = max(round(share * len(mass)), 1) if share else 0
+    return torch.topk(mass, num).indices.sort().values, mass
 
 
 class PageContext(AskContext):
@@ -122,12 +121,11 @@ class PageContext(AskContext):
     def _lay_out(self, layer: int, q: Tensor) -> Layout:
         strand, method = self._strands[layer], self._method
         num = len(strand.rows)
+        size = min(method.page, max(num, 1))
         pages, mass = torch.empty(0, dtype=torch.int64), torch.empty(0)
         if num:
-            pages, mass = best_pages(
-                strand.keys, q, method.page, method.retrieve if self._looks else 1.0, self._spec.scale
-            )
-        at = (pages[:, None] * method.page + torch.arange(method.page)).flatten()
+            pages, mass = best_pages(strand.keys, q, size, method.retrieve if self._looks else 1.0, self._spec.scale)
+        at = (pages[:, None] * size + torch.arange(size)).flatten()
         at = at[at < num]
         parts = [[(run.keys, run.values, run.rows, part) for run in part.layers[layer]] for part in self._past]
         kept = (strand.keys[:, at], strand.values[:, at], strand.rows[at])
@@ -195,7 +193,7 @@ class LiveVLMState:
         sinks: The text prefix.
         near: Newest frames, whole, with rotated keys.
         strands: Per layer what is kept of older frames.
-        ends: Where the frames (and turns) of ``near`` end, ascending arrival numbers.
+        ends: Where the frames of ``near`` end, with the turns behind them, ascending arrival numbers.
         thinned: Something has been forgotten.
         queries: Per layer (H, U, D) rotated queries of the newest frame, none before the first.
     """
@@ -215,7 +213,7 @@ class LiveVLM(Method):
     rows: int = 12000  # most rows kept of older frames, per layer
     bucket: int = 1  # kept rows per stretch of the stream
     salient: float = 0.25  # share of the kept rows that stays whatever its stretch holds
-    frames: int = 32  # newest frames, kept whole
+    frames: int = 32  # newest frames, kept whole; a turn goes with the frame before it, a long one counts as frames
     advance: int = 8  # frames that stop being whole together
     page: int = 16  # kept rows per page
     retrieve: float = 0.4  # share of the pages a question looks up
@@ -268,12 +266,12 @@ class LiveVLM(Method):
             span = span.cut(prefix, len(span.segment)) if prefix < len(span.segment) else span
             if prefix == len(span.segment):
                 return state
-        grid, first = state.near.spec.grid, state.near.table.stop
-        most = grid[0] * grid[1] + MARGIN
+        first = state.near.table.stop
         state.near.append(span)
         if span.trace and span.trace[0].numel():  # a turn has none
             state.queries = tuple(own_copy(x) for x in span.trace)
-        state.ends += tuple(first + stop for _, stop in cut_blocks(span.segment, 0, most))
+        begins = (state.near.table.first, *state.ends)
+        state.ends = _ended(begins, span.segment, first, frame_rows(state.near.spec))
         if len(state.ends) >= self.frames + self.advance:
             num = len(state.ends) - self.frames
             self._thin(state, state.ends[num - 1])
@@ -320,9 +318,28 @@ class LiveVLM(Method):
 
     def bound_bytes(self, spec: ModelSpec) -> int:
         """Prefix, frames that wait, and kept rows, all with rotated keys; the newest frame's queries."""
-        most = spec.grid[0] * spec.grid[1] + MARGIN
-        near = (self.frames + self.advance + 1) * most + 2048 + spec.prefix_rows + 64
+        most = frame_rows(spec)
+        near = (self.frames + self.advance + 1) * 2 * most + 2048 + spec.prefix_rows + 64
         note = 24 + 8 * spec.position_rows
         row = spec.row_bytes * 3 // 2 + note * spec.layers
         looking = spec.layers * spec.heads * most * spec.head_dim * spec.dtype.itemsize
         return (near + self.rows) * row + (3 * 4096 + near) * (21 + 8 * spec.position_rows) + looking
+
+
+def _ended(edges: tuple[int, ...], segment: Segment, first: int, most: int) -> tuple[int, ...]:
+    """Where frames end once new rows have come.
+
+    A turn goes with the frame before it, so that talking makes no frame leave, as long as both have no more rows than
+    two frames may have; what is longer counts as a frame, so that what is kept whole stays bounded.
+
+    Args:
+        edges: Where the oldest begins, and where they ended before.
+        segment: T new rows.
+        first: Arrival number of the first.
+        most: Most rows of a frame.
+    """
+    cuts = [first + stop for _, stop in cut_blocks(segment, 0, most)]
+    talks = not bool((segment.frame >= 0).any())
+    if talks and cuts and len(edges) > 1 and cuts[0] - edges[-2] <= 2 * most:
+        edges = edges[:-1]
+    return (*edges[1:], *cuts)

@@ -34,13 +34,12 @@ from headrace.cache import (
     VectorIndex,
     WindowContext,
     cut_blocks,
+    frame_rows,
 )
 from headrace.cache.sinks import decide_sinks
 from headrace.ops.positions import check_policy, resolve_policy
 from headrace.protocols import Card, Method
 from headrace.types import ModelSpec, Segment, Span, VisualTokens
-
-MARGIN = 16  # rows of a block beside a frame's tokens: delimiters, timestamp, newline
 
 
 @dataclass(slots=True)
@@ -146,9 +145,9 @@ class ReKV(Method):
         if early:
             state.sinks.append(span.cut(0, early))
         state.window.append(span)
-        grid, rows = state.window.spec.grid, state.window.table.view()
+        rows = state.window.table.view()
         state.window.evict_before(state.window.table.stop - self.window)
-        for start, stop in cut_blocks(span.segment, early, grid[0] * grid[1] + MARGIN):
+        for start, stop in cut_blocks(span.segment, early, frame_rows(state.window.spec)):
             block = Sealed.seal(span.layers, rows.within(first + start, first + stop), start)
             embeds = span.segment.embeds[start:stop]
             state.index = state.retriever.add(state.index, state.shelf.next_id, block, embeds)
@@ -173,7 +172,7 @@ class ReKV(Method):
         rows = self.window + self._block_rows + (spec.prefix_rows if self.sinks is None else self.sinks) + 64
         table = (2 * 4096 + rows) * (21 + 8 * spec.position_rows)
         near = rows * (spec.row_bytes * 3 // 2 + 8 * spec.layers) + table
-        per_block = spec.grid[0] * spec.grid[1] + MARGIN
+        per_block = frame_rows(spec)
         notes = per_block * (8 * spec.layers + 25 + 8 * spec.position_rows) + 64
         held = self.max_blocks if self.ram_blocks is None else min(self.ram_blocks, self.max_blocks)
         vector = max(spec.layers * spec.kv_heads * spec.head_dim, spec.dim) * 4

@@ -56,13 +56,16 @@ class RoomContext(CacheContext):
     def begin(self, segment: Segment) -> None:
         """Decide the positions of the new rows, and make room for them."""
         super().begin(segment)
+        if not self._num:  # a frame of which no token is left needs no room
+            return
         view = self._whole.rows
         oldest = max(view.first, view.stop - max(self._room - self._num, 0))
         view = replace(view, first=oldest)
         layers = tuple(
             tuple(part for run in runs if len(part := run.within(oldest, view.stop))) for runs in self._whole.layers
         )
-        place = view.ids_of(oldest) if oldest < view.stop else self._segments[0].ids[:, 0]
+        new = next(x for x in self._segments if len(x))
+        place = view.ids_of(oldest) if oldest < view.stop else new.ids[:, 0]
         sinks = self._past[0]
         moved = _before(view, sinks.rows.stop, self._positions, place)
         self._past = (replace(sinks, moved=moved), Past(layers, view))
@@ -105,7 +108,7 @@ class StreamingLLM(Method):
 
     @property
     def _block_rows(self) -> int:
-        return max(64, self.window // 4)
+        return min(4096, max(64, self.window // 4))
 
     def read(self, state: StreamingLLMState, spec: ModelSpec, *, query: bool) -> CacheContext:
         """See the sinks just before the window, and the window."""

@@ -24,7 +24,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from headrace.cache import CacheContext, KVCache, Past
+from headrace.cache import CacheContext, KVCache, Past, frame_rows
 from headrace.ops.positions import check_policy, resolve_policy
 from headrace.protocols import Card, Method
 from headrace.types import Kind, ModelSpec, Segment, Span, VisualTokens
@@ -153,7 +153,7 @@ class StreamingVLM(Method):
 
     def _most(self, spec: ModelSpec) -> tuple[int, int, int, int, int]:
         """Most rows of sinks, text, words, pictures and window."""
-        frame = spec.grid[0] * spec.grid[1] + 16  # with newline, timestamp and delimiters
+        frame = frame_rows(spec)
         whole = min(self.window, self.text_rounds) * frame + self.text_window
         rest = max(self.window - self.text_rounds, 0) * frame
         return spec.prefix_rows + self.text_sink, self.text_window, self.text_window, rest, whole
@@ -190,6 +190,8 @@ class StreamingVLM(Method):
             state.sinks.add(span.bare(rows), rows, -1, 0)
             state.num_prefix = len(seg)
             state.window = KVCache(spec, block_rows=self._window_rows(spec), first_row=len(seg))
+            return state
+        if not len(seg):
             return state
         state.window.block_rows = self._window_rows(spec)  # a tuned window: the next blocks follow it
         state.pictures.cache.block_rows = _block_rows(self._most(spec)[3])

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from headrace.cache import AskContext, Disk, Found, KVCache, Layout, Limits, MeanKeys, Past, Sealed, Seen, Shelf, Strand
 from headrace.cache.index import VectorIndex
-from headrace.cache.sealed import cut_blocks
+from headrace.cache.sealed import around_rows, cut_blocks, frame_rows
 from headrace.cache.strand import joined
 from headrace.cache.witness import retrieved
 from headrace.ops.attention import KeyGroup
@@ -37,7 +37,6 @@ from headrace.protocols import Card, Method
 from headrace.types import Attention, Kind, LayerSpan, ModelSpec, Segment, Span, VisualTokens
 
 TOGETHER = 32  # blocks that are averaged in one go
-MARGIN = 16  # rows of a frame beside its tokens: delimiters, timestamp, newline
 
 
 @dataclass(slots=True)
@@ -240,7 +239,7 @@ class VideoXL2(Method):
     pooled: str = "unrotated"  # keys are averaged before their rotation; published: after it
     suffix: str = "original"  # a question stands at its own position; published: at the number of rows before it
     timestamps: str = "window"  # timestamps see what frames see; published: everything before them
-    max_blocks: int = 2000  # frames that are kept; the oldest leave
+    max_blocks: int = 2000  # frames kept for questions; the oldest leave; what a frame looks back on stays anyway
     ram_blocks: int | None = None  # newest of these that stay in memory, the others go to the disk; None: all
     positions: str = "auto"  # repack: arrivals; original: ids with gaps where tokens were dropped; auto: as trained
 
@@ -294,15 +293,15 @@ class VideoXL2(Method):
         if prefix:
             state.sinks.append(span.cut(0, prefix))
             state.window = KVCache(state.window.spec, block_rows=1024, first_row=prefix)
-            if prefix == len(span.segment):
-                return state
-            span = span.cut(prefix, len(span.segment))
+        if prefix == len(span.segment):  # or a frame of which no token is left
+            return state
+        span = span.cut(prefix, len(span.segment)) if prefix else span
         first, seg = state.window.table.stop, span.segment
         spec, numbers = state.window.spec, []
         state.window.append(span)
         state.starts, state.count, sees = _blocks(seg, first, state.starts, state.count, self)
         rows = state.window.table.view()
-        for start, stop in cut_blocks(seg, 0, spec.grid[0] * spec.grid[1] + MARGIN):
+        for start, stop in cut_blocks(seg, 0, frame_rows(spec)):
             block = Sealed.seal(span.layers, rows.within(first + start, first + stop), start)
             state.index = state.retriever.add(state.index, state.shelf.next_id, block, seg.embeds[start:stop])
             state.shelf = state.shelf.add(block)
@@ -321,10 +320,10 @@ class VideoXL2(Method):
 
     def _most_near(self, spec: ModelSpec) -> int:
         """Rows of the window at most: the blocks that a frame may see, and as much text as a few frames' worth."""
-        return (self.block * (self.previous + 2) + 1) * (spec.grid[0] * spec.grid[1] + MARGIN)
+        return (self.block * (self.previous + 2) + 1) * frame_rows(spec)
 
     def _leave(self, state: VideoXL2State, row: int) -> None:
-        """Take the rows before ``row`` out of the window; timestamps stay."""
+        """Take the rows before ``row`` out of the window; timestamps of frames that are kept stay."""
         view = state.window.table.view()
         if row <= view.first:
             return
@@ -334,7 +333,7 @@ class VideoXL2(Method):
             parts = [strand]
             for run in (run.within(view.first, row) for run in state.window.runs(layer)):
                 at = run.rows - view.first
-                kept = kinds[at] == Kind.MARKER
+                kept = (kinds[at] == Kind.MARKER) & state.shelf.holds(run.rows)
                 ids, frame, time_s = (x[..., at] for x in columns)
                 parts.append(Strand(run.keys, run.values, run.rotated, run.rows, ids, frame, time_s).take(kept))
             marks.append(joined(parts))
@@ -352,12 +351,12 @@ class VideoXL2(Method):
 
     def bound_bytes(self, spec: ModelSpec) -> int:
         """Window with rotated keys, ``max_blocks`` frames, their timestamps and vectors."""
-        most = spec.grid[0] * spec.grid[1] + MARGIN
+        most = frame_rows(spec)
         near = self._most_near(spec) + 2048 + spec.prefix_rows + 64
         note = 25 + 8 * spec.position_rows
         rows = near * (spec.row_bytes * 3 // 2 + 8 * spec.layers) + (3 * 4096 + near) * note
         held = self.max_blocks if self.ram_blocks is None else min(self.ram_blocks, self.max_blocks)
-        marks = self.max_blocks * MARGIN * (spec.row_bytes * 3 // 2 + note * spec.layers)
+        marks = self.max_blocks * around_rows(spec) * (spec.row_bytes * 3 // 2 + note * spec.layers)
         notes = self.max_blocks * (most * (8 * spec.layers + note) + 72)
         vector = max(spec.layers * spec.kv_heads * spec.head_dim, spec.dim) * 4
         return rows + held * most * spec.row_bytes + marks + notes + VectorIndex.most(self.max_blocks) * vector

@@ -136,7 +136,8 @@ class VideoScan(Method):
     def _thin(self, state: VideoScanState, new: Tensor) -> Tensor:
         """Take in (F, D) new carriers one by one; returns the (K,) rows that stay, words within their budget."""
         view = state.cache.table.view()
-        carrier, words = view.column("frame") >= 0, view.column("kind") >= Kind.TEXT
+        carrier = view.column("frame") >= 0
+        words = ~carrier & (view.column("kind") != Kind.PREFIX)  # with the newline that a clip was closed with
         stay = torch.ones(len(carrier), dtype=torch.bool)
         said = torch.nonzero(words).squeeze(1)
         stay[said[: max(0, len(said) - self.turn_rows)]] = False

@@ -2,8 +2,8 @@
 
 The external retrieval of ReKV (arXiv 2503.00540) compares a question with frames in the space of a second model. A
 video language model has such a space of its own: its projector puts visual tokens among the word embeddings. A block is
-the mean of its visual tokens, a question the mean of its words, and what all blocks share is taken out before they are
-compared, because the mean picture says nothing about any one of them. It costs no layer of the decoder.
+the mean of its visual tokens as unit vectors, a question that of its words, and what all blocks share is taken out
+before they are compared, because the mean picture says nothing about any one of them. It costs no layer of the decoder.
 """
 
 from __future__ import annotations
