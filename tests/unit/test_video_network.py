@@ -6,12 +6,14 @@ import base64
 import contextlib
 import http.server
 import itertools
+import os
 import re
 import socket
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +23,17 @@ from unit.video_clips import every, make_clip, make_hls, number_of
 
 QUICK = video.Reconnect(tries=2, first_s=0.01, longest_s=0.02)
 EAGER = {"analyzeduration": "200000"}  # look at the first 0.2 s only before opening counts as done
+
+
+def test_tests_ask_no_proxy():
+    """What serves them listens on this machine."""
+    words = "import os, sys; import conftest; print([name for name in os.environ if 'proxy' in name.lower()])"
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    proxies = dict.fromkeys(("http_proxy", "HTTPS_PROXY", "all_proxy"), "http://127.0.0.1:9")
+    done = subprocess.run(
+        [sys.executable, "-c", words], env={**os.environ, **proxies, "PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert done.stdout == "[]\n", done.stderr
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
