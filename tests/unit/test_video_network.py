@@ -25,17 +25,6 @@ QUICK = video.Reconnect(tries=2, first_s=0.01, longest_s=0.02)
 EAGER = {"analyzeduration": "200000"}  # look at the first 0.2 s only before opening counts as done
 
 
-def test_tests_ask_no_proxy():
-    """What serves them listens on this machine."""
-    words = "import os, sys; import conftest; print([name for name in os.environ if 'proxy' in name.lower()])"
-    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
-    proxies = dict.fromkeys(("http_proxy", "HTTPS_PROXY", "all_proxy"), "http://127.0.0.1:9")
-    done = subprocess.run(
-        [sys.executable, "-c", words], env={**os.environ, **proxies, "PYTHONPATH": path}, capture_output=True, text=True
-    )
-    assert done.stdout == "[]\n", done.stderr
-
-
 class Handler(http.server.BaseHTTPRequestHandler):
     """Serves a folder with ranges; paths in ``server.special`` are answered by a function instead."""
 
@@ -92,6 +81,21 @@ def server(tmp_path):
 
 def numbers(frames):
     return [number_of(f.image) for f in frames]
+
+
+def test_tests_ask_no_proxy(server, tmp_path):
+    """As ``conftest`` has it, whatever the machine's proxy is."""
+    make_clip(tmp_path / "c.mp4", every(40, 4))
+    words = "import conftest, sys; from headrace import video; print(len(list(video.open(sys.argv[1]))))"
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "all_proxy"), "http://127.0.0.1:9")
+    done = subprocess.run(
+        [sys.executable, "-c", words, f"{server.url}/c.mp4"],
+        env={k: v for k, v in os.environ.items() if k.lower() != "no_proxy"} | proxies | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "4\n", done.stderr
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
