@@ -1,4 +1,4 @@
-"""What every test gets: one torch thread, fixed seeds, no network hub."""
+"""What every test gets: one torch thread, fixed seeds, no network hub, no proxy."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import random
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.update(no_proxy="*", NO_PROXY="*")  # what tests serve themselves, FFmpeg and Python would ask a proxy for
 
 import numpy
 import pytest

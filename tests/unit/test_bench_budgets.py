@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.bench.grid import POLICIES, SELECTORS, Grid
+from headrace.bench.grid import POLICIES, SELECTORS, Grid, points
 from headrace.cli.filling import Estimate
 from headrace.cli.output import Output
 from headrace.engine import Pipeline
@@ -30,9 +31,21 @@ def test_every_cell_has_its_own_figures(budgets: list[float], one: bool) -> None
         name = grid.name(cell["selector"], cell["budget"], cell["policy"])
         assert cell["accuracy"] == 1 / (2 + names.index(name))
         assert cell["retention"] == pytest.approx(2 / (2 + names.index(name)))
+        assert cell["retention_ci95"] == pytest.approx(0.1 / 0.5), "a share of the yardstick's accuracy"
     lines = grid.table(cells).splitlines()
     assert len(lines) == 2 + len(SELECTORS) * len(grid.policies)
     assert lines[0].split(" | ")[-1].startswith("100 %")
+
+
+def test_a_picture_shows_every_bar_and_no_share_beyond_all() -> None:
+    own = [{"tokens_per_frame": n, "accuracy": share, "ci95": 0.3} for n, share in ((6, 0.2), (13, 0.5), (64, 0.9))]
+    drawn = [points(own, number) for number in range(len(SELECTORS))]
+    for _, right, (below, above) in drawn:
+        assert [*right, *below, *above] == pytest.approx([20, 50, 90, 20, 30, 30, 30, 30, 10])
+    for budget, tokens in enumerate((6, 13, 64)):
+        places = [found[0][budget] for found in drawn]
+        assert sum(places) / len(places) == pytest.approx(tokens)
+        assert all(b - a >= 0.4 for a, b in itertools.pairwise(places))
 
 
 def test_the_command_writes_table_and_picture_and_goes_on(model: str, tmp_path: Path) -> None:  # noqa: F811

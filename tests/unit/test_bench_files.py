@@ -14,12 +14,13 @@ import pytest
 
 from headrace import registry
 from headrace.bench import accuracy, recall
+from headrace.bench import rows as bench_rows
 from headrace.bench.files import append_line, check_save, read_lines, write_whole
 from headrace.bench.ledger import Ledger, summarise
 from headrace.bench.recalled import Rows
 from headrace.bench.statistics import Outcome
 from headrace.bench.table import replace_between
-from headrace.methods.memories import recent
+from headrace.methods.memories import full, recent
 from unit.tiny import run
 
 HERE = {"device": "cpu"}
@@ -76,6 +77,43 @@ def test_a_row_measured_with_other_code_of_a_method_does_not_count(
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps({k: v for k, v in line.items() if k != "code"}) + "\n" for line in lines))
     assert all(x.has("recent:2", 0) for x in kept(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("recent:2+oracle:0.3", recent),
+        ("recent:2+oracle:0.3@memory.turn_rows=9", bench_rows),
+        ("recent:2@turn_rows=9+oracle:0.3", recent),
+        ("oracle:0.3", full),
+    ],
+)
+def test_an_oracle_measured_with_other_code_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, changed: Any
+) -> None:
+    """It is no method of the registry, but what stands beside it is."""
+    ledger = Ledger(tmp_path / "rows.jsonl", "m", SETTING, HERE)
+    for known in (name, "majority", "text-only"):
+        ledger.add(row(known))
+    changes(monkeypatch, changed)
+    assert [ledger.has(known, 0) for known in (name, "majority", "text-only")] == [False, True, True]
+
+
+def test_a_moment_measured_with_other_code_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs ``full``."""
+    found = Rows(tmp_path / "rows.jsonl", "m", PAST, HERE)
+    found.add(recall.Row("moment", "moment", 0, [(0.1, "where", True)]))
+    assert found.has("moment", 0)
+    changes(monkeypatch, recent)
+    assert found.has("moment", 0)
+    changes(monkeypatch, full)
+    assert not found.has("moment", 0)
+
+
+def changes(monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
+    """Let a module do something else from here on."""
+    source, read = inspect.getsource(module), inspect.getsource
+    monkeypatch.setattr(registry.inspect, "getsource", lambda of: f"{source}\nNEW = 1\n" if of is module else read(of))
 
 
 def _read_as(read: Callable[[Any], str], text: str, module: Any) -> str:

@@ -13,7 +13,8 @@ import subprocess
 import sys
 import termios
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,37 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return save_tiny(tmp_path_factory.mktemp("model"))
 
 
+@contextmanager
+def started(words: list[str], also: Callable[[], object] = lambda: None, **options: Any) -> Iterator[subprocess.Popen]:
+    """A process that hears SIGHUP, which it would not where ``nohup`` runs the tests, and that ends with the test."""
+
+    def prepare() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        also()
+
+    with subprocess.Popen(words, preexec_fn=prepare, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_process_of_these_tests_hears_sighup_also_under_nohup() -> None:
+    words = [sys.executable, "-c", "import signal; print(signal.getsignal(signal.SIGHUP) is signal.SIG_DFL)"]
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with started(words, stdout=subprocess.PIPE, text=True) as process:
+            assert process.communicate(timeout=60)[0] == "True\n"
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_signal_finishes_saves_and_says_how_to_go_on(model: str, tmp_path: Path, name: str) -> None:
     number = getattr(signal, name)
     keep = ("--state", "s", "--checkpoint-every", "999")
     command = ["ask", "world:7", "hi", "--realtime", "--model", model, "--json", "--max-tokens", "2", *keep]
-    with subprocess.Popen(
+    with started(
         [sys.executable, "-m", "headrace", *command],
         cwd=tmp_path,
         env=dict(os.environ, OMP_NUM_THREADS="1"),
@@ -64,15 +90,15 @@ def test_a_terminal_that_is_closed_ends_a_watch_as_a_signal_does(model: str, tmp
     """Nothing can be written there any more; the stream is saved all the same."""
     words = [sys.executable, "-m", "headrace", "ask", "world:7", "hi", "--realtime", "--model", model, "--state", "s"]
     reader, writer = pty.openpty()
-    with subprocess.Popen(
+    with started(
         words,
+        lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         cwd=tmp_path,
         env=buffered(OMP_NUM_THREADS="1", TERM="xterm"),
         stdin=writer,
         stdout=writer,
         stderr=writer,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     ) as process:
         os.close(writer)
         shown = b""

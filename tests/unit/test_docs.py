@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from headrace.cli import app
+from headrace.engine.folder import FORMAT
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,6 +46,11 @@ def test_files_named_in_the_pages_exist() -> None:
             if not (page.parent / name).exists():
                 missing.append(f"{page.relative_to(ROOT)} links {name}")
     assert not missing, "\n".join(missing)
+
+
+def test_the_decision_on_saving_knows_the_format() -> None:
+    page = (ROOT / "docs" / "decisions" / "0014-saving-what-is-new.md").read_text()
+    assert f"become format {FORMAT} with the next save" in page
 
 
 def test_decisions_are_short() -> None:

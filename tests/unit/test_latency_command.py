@@ -110,6 +110,12 @@ def test_a_record_of_another_default_or_another_clip_is_refused(tmp_path: Path, 
     other = CliRunner().invoke(app, words)
     assert (other.exit_code, other.stderr.count("\n")) == (2, 1)
     assert "was measured with text" in other.stderr
+    monkeypatch.undo()
+    assert CliRunner().invoke(app, words).exit_code == 0
+    monkeypatch.setattr("headrace.registry.code_of", lambda method: f"new {method.__name__}")
+    other = CliRunner().invoke(app, words)
+    assert (other.exit_code, other.stderr.count("\n")) == (2, 1)
+    assert "was measured with other code of its methods; give another file, or --restart" in other.stderr
 
 
 def test_fields_are_set_in_the_name(tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ import base64
 import contextlib
 import http.server
 import itertools
+import os
 import re
 import socket
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,6 +81,21 @@ def server(tmp_path):
 
 def numbers(frames):
     return [number_of(f.image) for f in frames]
+
+
+def test_tests_ask_no_proxy(server, tmp_path):
+    """As ``conftest`` has it, whatever the machine's proxy is."""
+    make_clip(tmp_path / "c.mp4", every(40, 4))
+    words = "import conftest, sys; from headrace import video; print(len(list(video.open(sys.argv[1]))))"
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "all_proxy"), "http://127.0.0.1:9")
+    done = subprocess.run(
+        [sys.executable, "-c", words, f"{server.url}/c.mp4"],
+        env={k: v for k, v in os.environ.items() if k.lower() != "no_proxy"} | proxies | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "4\n", done.stderr
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])

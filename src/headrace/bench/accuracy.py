@@ -23,7 +23,7 @@ from torch import Tensor
 from headrace import registry, video
 from headrace.bench.cuts import Cuts
 from headrace.bench.fed import Eyes, Fed, Seen
-from headrace.bench.names import full_text
+from headrace.bench.names import MAJORITY, TEXT_ONLY, full_text, without_oracle
 from headrace.bench.rows import Oracle
 from headrace.bench.speaking import choose
 from headrace.bench.statistics import Outcome
@@ -48,7 +48,6 @@ from headrace.video.world.marking import Marker, Tally
 
 FIRST_SEED = 1 << 29  # seeds from here up are neither trained on nor typed
 MAX_TOKENS = 8
-MAJORITY, TEXT_ONLY = "majority", "text-only"  # rows that are no pipelines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,19 +291,16 @@ class _Lane:
 
 def _parse(name: str, world: World) -> Pipeline:
     """Parse a pipeline text in which ``oracle:KEEP`` may stand for a compressor; its speaker takes instructions."""
-    text, settings = registry.apart(name)
-    parts = text.split("+")
-    oracles = [part for part in parts if part.partition(":")[0] == "oracle"]
-    if not oracles:
+    text, settings, keep = without_oracle(name)
+    if keep is None:
         pipeline = Pipeline.parse(name)
     else:
-        keep: Any = registry.parse_value(oracles[0].partition(":")[2])
-        rest = "+".join(part for part in parts if part not in oracles) or "dense"
 
         def shown(index: int, grid: tuple[int, int]) -> Tensor:
             return torch.from_numpy(foreground(world, index, grid)).flatten()
 
-        pipeline = dataclasses.replace(Pipeline.parse(rest, settings), compressor=Oracle(keep=keep, foreground=shown))
+        oracle: Any = Oracle(keep=registry.parse_value(keep), foreground=shown)
+        pipeline = dataclasses.replace(Pipeline.parse(text, settings), compressor=oracle)
     if pipeline.chunk_frames != 1:
         raise ValueError(f"pipeline {name!r}: the bench takes one frame per step")
     if not pipeline.speaker.reads_reply:

@@ -18,6 +18,7 @@ SELECTORS = {  # what stands behind the memory; {} is the budget
     "stc": "stc_cacher+stc_pruner:{}",
 }
 POLICIES = {"repack": "as published", "original": "kept"}
+BESIDE = 0.5  # tokens per frame from one selector's marks to the next one's
 ENCODERS = {"stc": "+stc_cacher"}  # what of a selector is left where all tokens are kept
 
 
@@ -110,6 +111,23 @@ def _cell(cell: Mapping[str, Any]) -> str:
     return f"{text} ({cell['retention']:.3f} ± {cell['retention_ci95']:.3f})"
 
 
+def points(own: Sequence[Mapping[str, Any]], number: int) -> tuple[list[float], list[float], list[list[float]]]:
+    """Where a selector's cells are drawn.
+
+    Args:
+        own: Its cells, as ``Grid.rows`` gives them.
+        number: Its place in ``SELECTORS``; by it cells of one budget stand side by side, so that no bar hides another.
+
+    Returns:
+        Tokens per frame, % right, and the lengths of the bars below and above, which end at 0 and 100 %.
+    """
+    shift = BESIDE * (number - (len(SELECTORS) - 1) / 2)
+    below = [100 * min(cell["ci95"], cell["accuracy"]) for cell in own]
+    above = [100 * min(cell["ci95"], 1 - cell["accuracy"]) for cell in own]
+    tokens = [cell["tokens_per_frame"] + shift for cell in own]
+    return tokens, [100 * cell["accuracy"] for cell in own], [below, above]
+
+
 def draw(grid: Grid, cells: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None:
     """Draw accuracy against tokens per frame: a panel per policy, a line per selector.
 
@@ -126,21 +144,23 @@ def draw(grid: Grid, cells: Sequence[Mapping[str, Any]], path: Path, *, title: s
     panels = figure.subplots(1, len(grid.policies), sharey=True, squeeze=False)[0]
     figure.suptitle(title, fontsize=11, color=INK)
     for axes, policy in zip(panels, grid.policies, strict=True):
-        for selector, colour, mark in zip(SELECTORS, COLOURS, MARKS, strict=False):
+        for number, (selector, colour, mark) in enumerate(zip(SELECTORS, COLOURS, MARKS, strict=False)):
             own = [cell for cell in cells if (cell["policy"], cell["selector"]) == (policy, selector)]
+            tokens, right, bars = points(own, number)
             axes.errorbar(
-                [cell["tokens_per_frame"] for cell in own],
-                [100 * cell["accuracy"] for cell in own],
-                yerr=[100 * cell["ci95"] for cell in own],
+                tokens,
+                right,
+                yerr=bars,
                 fmt=f"-{mark}",
                 color=colour,
+                markersize=4.5,
                 linewidth=1.2,
-                elinewidth=0.8,
+                elinewidth=0.9,
                 capsize=2,
                 label=selector,
             )
         axes.set_title(f"positions {POLICIES[policy]} ({policy})", fontsize=9, color=INK)
-        axes.set_xlabel("visual tokens per frame", color=INK)
+        axes.set_xlabel("visual tokens per frame (each budget side by side)", color=INK)
         axes.grid(color="#E6E6E6", linewidth=0.7)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("questions answered right, % (95 % interval)", color=INK)

@@ -18,7 +18,7 @@ import torch
 from headrace import video
 from headrace.bench.accuracy import FIRST_SEED, MAX_TOKENS
 from headrace.bench.fed import Eyes, Fed, Seen
-from headrace.bench.names import full_text
+from headrace.bench.names import MOMENT, full_text
 from headrace.bench.statistics import Accuracy, Outcome, accuracy
 from headrace.engine import Engine, MemoryBudgetError, Pipeline
 from headrace.types import Frame, Query
@@ -26,7 +26,6 @@ from headrace.video.world import LEVELS, TICKS_PER_SECOND, Question, RareWorld, 
 
 NOW = 0.0  # the age of what is still there
 SOON = 4  # ticks after the cut at which "before the cut" is asked of what has just gone
-MAJORITY, MOMENT = "majority", "moment"  # rows that are no pipelines
 GAP_S = 5.0  # seconds from one asking to the next
 COUNTED, MARKED = 200, 1000  # streams on which the guesser's answers are counted, and others on which it is marked
 

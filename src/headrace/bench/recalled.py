@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from headrace.bench.names import MAJORITY, MOMENT
 from headrace.bench.recall import (
     GAP_S,
-    MAJORITY,
     MARKED,
-    MOMENT,
     NOW,
     Row,
     Setting,

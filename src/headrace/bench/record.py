@@ -12,6 +12,7 @@ from typing import Any
 from headrace.bench.files import write_whole
 from headrace.bench.latency import DENSE, FPS, TRANSFORMERS, Cost, Run, Setting
 from headrace.bench.machine import SAME
+from headrace.bench.names import code_of
 from headrace.bench.ratios import ALL, lines, summarise
 
 
@@ -26,6 +27,7 @@ class Record:
         unfinished: A run that was stopped or is going on; its figures count until there is a whole one.
         costs: Operations and floors, as ``Bench.costs`` gives them.
         peak_bytes: The most memory held (``bench.space``).
+        code: Hash of what the pipeline's methods do (``names.code_of``).
     """
 
     setting: Setting
@@ -34,6 +36,10 @@ class Record:
     unfinished: Run | None = None
     costs: dict[str, dict[str, Cost]] = field(default_factory=dict)
     peak_bytes: dict[str, int] = field(default_factory=dict)
+    code: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.code = code_of(self.setting.pipeline)
 
     def result(self) -> dict[str, Any] | None:
         """What the runs come to, None before the first length is reached."""
@@ -53,6 +59,7 @@ class Record:
             "bench": "latency",
             "setting": asdict(self.setting),
             "machine": dict(self.machine),
+            "code": self.code,
             "result": self.result(),
             "costs": self.costs,
             "peak_bytes": self.peak_bytes,
@@ -79,6 +86,7 @@ def read(path: Path | None, setting: Setting, machine: Mapping[str, Any]) -> Rec
         fresh.runs = [Run(**run) for run in found["runs"]]
         fresh.unfinished = None if found["unfinished"] is None else Run(**found["unfinished"])
         fresh.costs, fresh.peak_bytes = found["costs"], found["peak_bytes"]
+        code = found.get("code", fresh.code)  # older records do not say
     except (ValueError, KeyError, TypeError) as error:
         raise _no_record(path, error) from None
     wanted = json.loads(json.dumps(asdict(setting)))
@@ -86,6 +94,7 @@ def read(path: Path | None, setting: Setting, machine: Mapping[str, Any]) -> Rec
     differs += [
         f"{key} {place.get(key)!r}, not {machine.get(key)!r}" for key in SAME if place.get(key) != machine.get(key)
     ]
+    differs += ["other code of its methods"] if code != fresh.code else []
     if differs:
         raise ValueError(
             f"{path}: was measured with {'; '.join(differs)}; give another file, or --restart to measure anew"

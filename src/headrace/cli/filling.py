@@ -55,7 +55,8 @@ def fill(out: Output, ledger: Ledger, engine: Engine, names: Sequence[str], *, s
         names: Pipelines, as ``bench.accuracy.run_seed`` takes them, and ``majority``.
         seeds: Streams.
     """
-    from headrace.bench.accuracy import MAJORITY, majority_row, run_seed
+    from headrace.bench.accuracy import majority_row, run_seed
+    from headrace.bench.names import MAJORITY
 
     setting = ledger.setting
     missing = {seed: [name for name in names if not ledger.has(name, seed)] for seed in range(seeds)}

@@ -77,7 +77,8 @@ def recall(
 
 def _fill(out: Output, rows: Rows, engine: Engine, names: list[str], streams: int, setting: Setting) -> None:
     """Run what there is no row for yet, stream by stream."""
-    from headrace.bench.recall import MAJORITY, run_seed
+    from headrace.bench.names import MAJORITY
+    from headrace.bench.recall import run_seed
 
     run = [name for name in names if name != MAJORITY]
     missing = {seed: [name for name in run if not rows.has(name, seed)] for seed in range(streams)}

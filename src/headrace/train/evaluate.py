@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from headrace.ops.silence import breaks_silence
 from headrace.train.answer import answered, run_rows
 from headrace.train.clips import held_out_world
 from headrace.train.drop import keep
@@ -78,7 +79,7 @@ class Spoken:
     """How well standing instructions were followed on held-out clips; an event counts as met within one frame.
 
     Attributes:
-        threshold: Speak where the probability of staying silent is below it.
+        threshold: Of the speaker ``eos_threshold``.
         tallies: What each instruction came to, by its text with placeholders.
     """
 
@@ -112,7 +113,7 @@ def listen(model: Any, words: Words, *, clips: int, frames: int, first: int = 0,
         clips: Number of clips, one world each.
         frames: Frames of a clip.
         first: Number of the first held-out world.
-        threshold: Speak where the probability of staying silent is below it.
+        threshold: Of the speaker ``eos_threshold``, by whose rule it is decided as on a stream.
     """
     told = {text: instruction for instruction in ALL_INSTRUCTIONS for text in texts(instruction)}
     tallies = dict.fromkeys(ALL_INSTRUCTIONS, Tally())
@@ -123,7 +124,7 @@ def listen(model: Any, words: Words, *, clips: int, frames: int, first: int = 0,
         batch = pack([Clip(clip.frames, asks, clip.kept)], words)
         with torch.autocast(batch.visual.device.type, torch.bfloat16):
             logits, _ = run_rows(model, batch)
-        speaks = (logits.softmax(dim=1)[:, words.stop] < threshold).reshape(frames, -1)
+        speaks = breaks_silence(logits, (words.stop,), threshold)[0].reshape(frames, -1)
         for column, text in enumerate(EVENTS):
             marker = Marker([at * FRAME_S for at in range(frames) if text in happens[at]])
             for at in range(frames):

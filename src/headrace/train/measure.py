@@ -68,7 +68,7 @@ def measure(
         words: The tokenizer's ids.
         clips: Clips per seed; a quarter of that for everything else, for standing instructions per seed.
         seeds: Seeds of held-out worlds for the main figure; no world belongs to two.
-        threshold: Speak where the probability of staying silent is below it.
+        threshold: Of the speaker ``eos_threshold``.
         report: Called with the title of what has been measured.
     """
     main = []

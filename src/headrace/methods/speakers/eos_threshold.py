@@ -17,8 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
+from headrace.ops.silence import breaks_silence
 from headrace.protocols import Card, Method
 from headrace.types import Decision, ModelSpec, Observation
 
@@ -55,8 +54,6 @@ class EosThreshold(Method):
     def step(self, state: None, seen: Observation) -> tuple[None, Decision]:
         """Compare the probability of silence with the threshold, then with the likeliest word."""
         assert seen.reply is not None, "this speaker is asked about replies"
-        odds = torch.softmax(seen.reply.logits.float(), dim=-1)
-        stop = torch.tensor(seen.reply.stop_ids, device=odds.device)
-        silence, word = float(odds[stop].sum()), float(odds.index_fill(0, stop, 0.0).max())
-        speak = silence < self.threshold or silence < word
-        return None, Decision(speak, seen.reply.instruction if speak else "", min(1.0, max(0.0, 1 - silence)))
+        speak, silence = breaks_silence(seen.reply.logits, seen.reply.stop_ids, self.threshold)
+        score = min(1.0, max(0.0, 1 - float(silence)))
+        return None, Decision(bool(speak), seen.reply.instruction if speak else "", score)
