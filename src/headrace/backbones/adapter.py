@@ -36,6 +36,7 @@ class Adapter:
     Attributes:
         model_class: transformers' class of the whole model.
         defaults: Class defaults of the family's picture processor, for fields a checkpoint leaves out.
+        parts: Parts of config.json that may be of several model types, and those that are supported.
         tokenizer: The checkpoint's tokenizer.
         spec: What a method may know of the model.
         view: How the model is looked through.
@@ -43,6 +44,7 @@ class Adapter:
 
     model_class: ClassVar[Any]
     defaults: ClassVar[dict[str, Any]]
+    parts: ClassVar[dict[str, tuple[str, ...]]] = {}
     spec: ModelSpec
     view: View
 
@@ -70,6 +72,18 @@ class Adapter:
             raise ValueError(f"tokenizer: knows {known} tokens, the model only {room}; they do not belong together")
         self._chat = read_chat(tokenizer, video=video, template=template)
         self._prefix, self._reopen = self._chat.prefix + intro, self._chat.reopen + intro
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        """Refuse what would be walked as something it is not.
+
+        Raises:
+            ValueError: The decoder or the tower is of a model type that is not supported.
+        """
+        for part, known in cls.parts.items():
+            kind = getattr(config, part).model_type
+            if kind not in known:
+                raise ValueError(f"config.json: {part} is of type {kind!r}; supported: {', '.join(known)}")
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device) -> Self:

@@ -18,6 +18,9 @@ from headrace.ops.rope import rotate
 from headrace.protocols import Context, LayerPruner, Work
 from headrace.types import Early, Kind, ModelSpec, Rope, Segment
 
+# Model types whose layers are what ``_between`` does and no more; tests compare each with transformers. Others scale or
+# normalise on the way (gemma2, granite, olmo2), leave rotations out (smollm3), or have other parts (phi3).
+DECODERS = ("gemma", "llama", "mistral", "qwen2", "qwen3", "starcoder2")
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
 Repeat = Callable[..., Sequence[Tensor]]  # as ``Graphs.run``
@@ -167,6 +170,10 @@ def read_rope(model: Any, config: Any, *, kind: str = "plain", section: tuple[in
 
 
 def read_windows(config: Any) -> tuple[int | None, ...]:
-    """Read the sliding window of every layer, None for full attention."""
-    kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
-    return tuple(int(config.sliding_window) if kind == "sliding_attention" else None for kind in kinds)
+    """Read the sliding window of every layer, None for full attention.
+
+    A configuration that names no kinds (Mistral's) has its window in all layers.
+    """
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
+    return tuple(int(window) if window and kind == "sliding_attention" else None for kind in kinds)

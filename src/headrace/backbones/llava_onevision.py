@@ -16,9 +16,10 @@ from torch import Tensor
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from headrace.backbones.adapter import Adapter, raster, visual_rows
+from headrace.backbones.decoder import DECODERS
 from headrace.backbones.looking import check_view
 from headrace.backbones.pictures import Pictures
-from headrace.backbones.tower import SiglipBlock, embed_patches
+from headrace.backbones.tower import TOWERS, SiglipBlock, embed_patches
 from headrace.protocols import VisionBlock
 from headrace.types import Cursor, Frame, Kind, Segment, View, VisualTokens, join
 
@@ -46,6 +47,7 @@ class LlavaOnevision(Adapter):
 
     model_class: ClassVar[Any] = LlavaOnevisionForConditionalGeneration
     defaults: ClassVar[dict[str, Any]] = DEFAULTS
+    parts: ClassVar[dict[str, tuple[str, ...]]] = {"text_config": DECODERS, "vision_config": TOWERS}
 
     def __init__(self, model: Any, tokenizer: Any, pictures: Pictures, *, name: str) -> None:
         config, vision = model.config, model.config.vision_config
