@@ -15,6 +15,7 @@ from torch import Tensor
 
 from headrace.backbones.chat import read_chat
 from headrace.backbones.decoder import extend, read_rope, read_windows
+from headrace.backbones.generating import read_penalty, read_stops, warn_unfollowed
 from headrace.backbones.graphs import Graphs
 from headrace.backbones.loading import Checkpoint, fingerprint, former_fingerprint
 from headrace.backbones.pictures import Pictures, read_pictures
@@ -116,7 +117,8 @@ class Adapter:
             **own: Fields of ``ModelSpec``: at least ``grid``, ``vision_layers``, ``vision_dim``.
         """
         text, attention = self._model.config.text_config, self._decoder.layers[0].self_attn
-        weight = self._decoder.embed_tokens.weight
+        weight, generation = self._decoder.embed_tokens.weight, getattr(self._model, "generation_config", None)
+        warn_unfollowed(generation, name)
         read: dict[str, Any] = {
             "family": self._model.config.model_type,
             "name": name,
@@ -131,8 +133,8 @@ class Adapter:
             "positions": "repack",
             "dtype": weight.dtype,
             "device": weight.device,
-            "stop_ids": _stop_ids(getattr(self._model, "generation_config", None), text, self.tokenizer),
-            "repetition_penalty": _penalty(getattr(self._model, "generation_config", None)),
+            "stop_ids": read_stops(generation, text, self.tokenizer),
+            "repetition_penalty": read_penalty(generation),
             "prefix_rows": len(self._ids(self._prefix)),
         }
         if "rope" not in own:
@@ -300,16 +302,3 @@ def visual_rows(tokens: VisualTokens, ids: Tensor, *, advance: int, turn: int) -
 def _plain(rope: Rope) -> tuple[Any, ...]:
     """Rotary settings as plain numbers."""
     return (rope.inv_freq.tolist(), rope.scaling, rope.trained_length, rope.kind, rope.section)
-
-
-def _penalty(generation: Any) -> float:
-    """What a checkpoint asks for, 1 where it asks for nothing."""
-    return float(getattr(generation, "repetition_penalty", None) or 1.0)
-
-
-def _stop_ids(generation: Any, text: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Collect every id that ends an answer."""
-    found: set[int] = set()
-    for ids in (getattr(generation, "eos_token_id", None), text.eos_token_id, tokenizer.eos_token_id):
-        found.update(ids if isinstance(ids, list) else [] if ids is None else [ids])
-    return tuple(sorted(found))
