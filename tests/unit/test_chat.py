@@ -116,7 +116,9 @@ def test_of_several_templates_the_default_is_taken(several):
 
 @pytest.mark.parametrize("found", [{"tool_use": "x", "rag": "y"}, [{"name": "rag", "template": "x"}]])
 def test_several_templates_without_a_default_are_named(found):
-    with pytest.raises(ValueError, match=r"^chat template: there is one for (tool_use, )?rag, but none called default$"):
+    with pytest.raises(
+        ValueError, match=r"^chat template: there is one for (tool_use, )?rag, but none called default$"
+    ):
         read_chat(tokenizer(found), video="<video>")
 
 

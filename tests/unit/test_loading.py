@@ -223,6 +223,17 @@ def test_a_processor_size_that_is_not_the_towers(folder, size):
     refused(folder, "size")
 
 
+def test_a_crop_is_refused_where_it_would_change_a_frame(folder):
+    path = folder / "video_preprocessor_config.json"
+    edit(path, do_center_crop=True, crop_size={"height": 28, "width": 28})
+    assert answer(load(folder)) == answer(tiny(seed=1).engine)
+    for crop in ({"height": 20, "width": 20}, 20, None):
+        edit(path, crop_size=crop)
+        refused(folder, "do_center_crop")
+    edit(path, do_center_crop=False)
+    load(folder)
+
+
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_frequencies_that_change_with_the_length_are_refused(folder, kind):
     text = json.loads((folder / "config.json").read_text())["text_config"]

@@ -135,6 +135,7 @@ class Adapter:
             "device": weight.device,
             "stop_ids": read_stops(generation, text, self.tokenizer),
             "repetition_penalty": read_penalty(generation),
+            "around_rows": self._around(),
             "prefix_rows": len(self._ids(self._prefix)),
         }
         if "rope" not in own:
@@ -176,6 +177,10 @@ class Adapter:
     def open(self) -> Segment:
         """The text before the first frame."""
         return self._text(self._prefix, Kind.PREFIX, turn=0)
+
+    def _around(self, *texts: str) -> int:
+        """Rows around a step at most: what reopens the conversation where an answer came before, and its own texts."""
+        return sum(len(self._ids(text)) for text in (self._reopen, *texts))
 
     def reopen(self, cursor: Cursor) -> list[Segment]:
         """The text between an answer and the next frame; nothing where no answer came before."""

@@ -79,7 +79,7 @@ def extend(
             h, qkv, early = go(h, (o,), index, index + 1)
             continue
         h = go(h, (o,), index, None)[0] if o.shape[1] else h[:0]
-        if deep is not None and len(h):
+        if deep is not None and len(h) and len(shown):
             left = torch.arange(len(segment)) if rows is None else rows.cpu()
             h = _join_deep(h, deep[index], shown, left[-len(h) :])
         if pruner is not None and index < last and bool(visual.any()):

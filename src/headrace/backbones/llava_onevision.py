@@ -59,6 +59,9 @@ class LlavaOnevision(Adapter):
         size = pictures.settings["size"]
         if not isinstance(size, dict) or {size.get("height"), size.get("width")} != {self._size}:
             raise ValueError(f"size: {size} in the processor file is not the tower's {self._size}")
+        crop = pictures.settings.get("crop_size")
+        if pictures.settings.get("do_center_crop") and crop not in (size, self._size):
+            raise ValueError(f"do_center_crop: to {crop} is not supported; the tower takes frames whole")
         extra = getattr(config, "headrace", None) or {}
         self._clip_is_frame = extra.get("clip", "video") == "frame"
         grid = -(-self._side // 2)
@@ -69,6 +72,7 @@ class LlavaOnevision(Adapter):
             vision_layers=len(self._blocks),
             vision_dim=vision.hidden_size,
             positions=extra.get("positions", "repack"),
+            around_rows=self._around() + int(self._clip_is_frame),
         )
 
     @staticmethod

@@ -88,7 +88,7 @@ class SmolVlm(Adapter):
             patch_grid=(self._side, self._side),
             vision_layers=len(self._blocks),
             vision_dim=vision.hidden_size,
-            around_rows=len(self._ids(_before(LATEST_S))) + 1,
+            around_rows=self._around(_before(LATEST_S), FAKE),
         )
 
     @staticmethod
