@@ -10,9 +10,9 @@ from transformers import GenerationConfig
 
 import headrace
 from headrace.backbones import FAMILIES, plain
-from headrace.types import Kind
+from headrace.types import Cursor, Kind, View
 from parity.families import kin, write
-from parity.models import QUESTION, Recorder, frames
+from parity.models import QUESTION, Recorder, frames, tiny
 from unit.tiny import objects, run
 
 TOLERANCE = 1e-4
@@ -111,6 +111,42 @@ def test_rows_around_frames_are_as_many_as_the_spec_says_at_most(family):
         assert around.sum() <= spec.around_rows
         assert (~around).sum() == spec.grid[0] * spec.grid[1]
         assert (segment.frame >= 0).all()
+
+
+LATEST_S = {"qwen3_vl": 1_000_000.0, "smolvlm": 600_000_000.0}  # whose frames are written with the longest time
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "a newline per frame"])
+@pytest.mark.parametrize("prompt", ["trained", "library"])
+def test_the_most_rows_around_a_step_are_those_after_an_answer(family, prompt):
+    engine = kin(family).engine if family in FAMILIES else tiny("frame").engine
+    (frame,) = (replace(frame, time_s=LATEST_S.get(family, 0.0)) for frame in frames(1))
+    backbone = engine.backbone.at(engine.backbone.choose(View(prompt=prompt), frame))
+    tokens = backbone.vision(backbone.pixels([frame] * backbone.spec.frames_per_step), [frame])
+    after = backbone.wrap(tokens, Cursor(answered=True, turn=1))
+    assert len(after) == len(tokens) + backbone.spec.around_rows
+    assert len(backbone.wrap(tokens, Cursor())) < len(after)
+
+
+@EVERY
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_step_that_keeps_no_token_runs(family, answered):
+    """Its markers alone, or no row at all."""
+    engine, (frame,) = kin(family).engine, frames(1)
+    stream = engine.open("full+keep_all")
+    for each in frames(2):
+        stream.push(each)
+    backbone = kin(family).looking(frame)
+    tokens = backbone.vision(backbone.pixels([frame] * backbone.spec.frames_per_step), [frame])
+    none = tokens.take(torch.tensor([], dtype=torch.int64))
+    memory = stream.pipeline.memory
+    for outputs in (None, 0, 1):
+        segment, _ = backbone.place(stream.state.cursor, backbone.wrap(none, Cursor(answered=answered)))
+        context = memory.read(stream.state.memory, backbone.spec, query=False)
+        hidden = backbone.extend(segment, context, outputs=outputs)
+        want = len(segment) if outputs is None else min(outputs, len(segment))
+        assert hidden.shape == (want, backbone.spec.dim)
+        assert len(context.finish().segment) == len(segment)
 
 
 @EVERY

@@ -6,6 +6,7 @@ seen by another process only. Its resize is torch's uint8 kernel, which is what 
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -74,10 +75,21 @@ def stand_in(folder: Path) -> None:
     (folder / "torchvision-0.27.0.dist-info" / "METADATA").write_text("Name: torchvision\nVersion: 0.27.0\n")
 
 
+ODD = [
+    ("llava_onevision", {"do_normalize": False}),
+    ("qwen3_vl", {"do_rescale": False}),
+    ("llava_onevision", {"image_mean": 0.4, "image_std": 0.3, "resample": 2}),
+    ("qwen2_5_vl", {"size": {"shortest_edge": 196, "longest_edge": 20 * 196}}),
+]
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("family", FAMILIES)
-def test_pixels_are_those_of_transformers_own_video_processor(family, tmp_path):
+@pytest.mark.parametrize(("family", "fields"), [*((family, {}) for family in FAMILIES), *ODD])
+def test_pixels_are_those_of_transformers_own_video_processor(family, fields, tmp_path):
     write(family, tmp_path / "model")
+    if fields:
+        path = tmp_path / "model" / "video_preprocessor_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
     model, tokenizer = plain.load(tmp_path / "model")
     engine = headrace.load(str(tmp_path / "model"), dtype="float32", device="cpu")
     any_size = engine.backbone.spec.patch_grid == (0, 0)

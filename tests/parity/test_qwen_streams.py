@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+import headrace
 from headrace import registry
-from headrace.backbones import plain
+from headrace.backbones import ModelError, plain
 from headrace.cache import asking, recall
 from headrace.engine import Engine, Governor, MemoryBudgetError
 from headrace.engine.state import same
 from headrace.ops.rope import cos_sin
 from headrace.types import Clip, Cursor, Frame, Kind, View
-from parity.families import kin
+from parity.families import kin, write
 from parity.models import QUESTION, Recorder, frames
 from unit.tiny import objects, run
 
@@ -219,6 +221,34 @@ def test_the_first_frame_fixes_the_size_and_bounds_hold_before_it(family):
         engine.open("full", max_pixels=100)
     with pytest.raises(ValueError, match="frame: is 2 x 900 pixels"):
         engine.open("full").push(torch.zeros(900, 2, 3, dtype=torch.uint8))
+
+
+@QWEN
+def test_the_most_pixels_of_a_file_count_where_they_are_meant_for_a_frame(family, tmp_path):
+    """Qwen2.5-VL's; Qwen3-VL's are those of a whole video."""
+    write(family, tmp_path)
+    path = tmp_path / "video_preprocessor_config.json"
+    size = {"shortest_edge": 196, "longest_edge": 20 * 196}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "size": size}))
+    backbone = headrace.load(str(tmp_path), dtype="float32", device="cpu").backbone
+    (frame,) = frames(1, size=(140, 140))
+    sizes = {most: backbone.choose(View(most), frame).size for most in (None, 10 * 196, 50 * 196)}
+    own = family == "qwen2_5_vl"
+    assert sizes == {None: (56, 56) if own else (140, 140), 1960: (42, 42), 9800: (56, 56) if own else (98, 98)}
+    assert backbone.at(View()).spec.grid[1] <= (63 if own else 163)
+    kept = View(size=(140, 140))  # of a stream that was saved before: it goes on at its size
+    assert backbone.choose(kept, frame) == kept
+    assert backbone.at(kept).spec.grid == (10, 10)
+
+
+def test_a_window_smaller_than_a_token_is_refused(tmp_path):
+    write("qwen2_5_vl", tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    config["vision_config"]["window_size"] = 13
+    path.write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"window_size: 13 pixels are less than one visual token, 14$"):
+        headrace.load(str(tmp_path), dtype="float32", device="cpu")
 
 
 def test_a_first_frame_that_fails_leaves_the_size_open():

@@ -6,7 +6,7 @@ import pytest
 from tokenizers import AddedToken
 
 from headrace.backbones import plain
-from headrace.backbones.chat import read_chat
+from headrace.backbones.chat import plain_template, read_chat
 from parity.models import WORDS
 
 # How the families we know write a conversation; part[0] is where the video stands.
@@ -92,9 +92,40 @@ def test_the_released_template_differs_only_in_the_white_space_before_an_answer(
     assert whole == written.replace("assistant \nan answer", "assistant\nan answer")
 
 
-def test_a_question_is_stripped():
-    chat = read_chat(tokenizer(CHATML), video="<video>")
-    assert chat.question("  what?\n", answered=False) == chat.question("what?", answered=False)
+TRIMMING = {"nothing": "", "trim": " | trim", "left": ".lstrip()", "right": ".rstrip()"}
+
+
+@pytest.mark.parametrize("trimmed", TRIMMING)
+@pytest.mark.parametrize("text", ["  what?\n", "what?", "\twhat?", "what? ", "\n\n"])
+def test_white_space_around_a_question_stays_where_the_template_leaves_it(trimmed, text):
+    template = CHATML.replace("{{ part['text'] }}", "{{ (part['text'])" + TRIMMING[trimmed] + " }}")
+    chat = read_chat(tokenizer(template), video="<video>")
+    whole = chat.prefix + "<video>" + chat.question(text, answered=False)
+    assert whole == render(template, user(text, clip=True))
+
+
+@pytest.mark.parametrize("several", [dict, list])
+def test_of_several_templates_the_default_is_taken(several):
+    named = {"default": CHATML, "tool_use": "x"}
+    found = named if several is dict else [{"name": name, "template": text} for name, text in named.items()]
+    made = tokenizer(CHATML)
+    want = read_chat(made, video="<video>")
+    made.chat_template = found
+    assert read_chat(made, video="<video>") == want
+
+
+@pytest.mark.parametrize("found", [{"tool_use": "x", "rag": "y"}, [{"name": "rag", "template": "x"}]])
+def test_several_templates_without_a_default_are_named(found):
+    with pytest.raises(
+        ValueError, match=r"^chat template: there is one for (tool_use, )?rag, but none called default$"
+    ):
+        read_chat(tokenizer(found), video="<video>")
+
+
+@pytest.mark.parametrize("found", [["x"], [{"name": "default"}], [3]])
+def test_a_list_that_is_none_of_templates_is_one_line(found):
+    with pytest.raises(ValueError, match=r"^chat template: a list must be of names and templates$"):
+        plain_template(found)
 
 
 @pytest.mark.parametrize("token", ["<video>", "<image>", "<|im_start|>", "<|im_end|>", "<|pad|>"])

@@ -223,6 +223,17 @@ def test_a_processor_size_that_is_not_the_towers(folder, size):
     refused(folder, "size")
 
 
+def test_a_crop_is_refused_where_it_would_change_a_frame(folder):
+    path = folder / "video_preprocessor_config.json"
+    edit(path, do_center_crop=True, crop_size={"height": 28, "width": 28})
+    assert answer(load(folder)) == answer(tiny(seed=1).engine)
+    for crop in ({"height": 20, "width": 20}, 20, None):
+        edit(path, crop_size=crop)
+        refused(folder, "do_center_crop")
+    edit(path, do_center_crop=False)
+    load(folder)
+
+
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_frequencies_that_change_with_the_length_are_refused(folder, kind):
     text = json.loads((folder / "config.json").read_text())["text_config"]
@@ -284,3 +295,24 @@ def test_the_processors_chat_template_goes_before_the_tokenizers(folder, name):
     (folder / "chat_template.json").write_text("[1]")
     if name == "chat_template.json":
         refused(folder, "chat_template.json cannot be used")
+
+
+@pytest.mark.parametrize("place", ["folder", "tokenizer_config.json", "chat_template.json", "processor_config.json"])
+def test_of_several_chat_templates_the_default_is_taken(folder, place):
+    own = (folder / "chat_template.jinja").read_text()
+    wrong = "{% for m in messages %}{{ m['role'] }}{% endfor %}"
+    if place == "folder":
+        (folder / "additional_chat_templates").mkdir()
+        (folder / "additional_chat_templates" / "tool_use.jinja").write_text(wrong)
+    else:
+        (folder / "chat_template.jinja").unlink()
+        before = json.loads((folder / place).read_text()) if (folder / place).exists() else {}
+        named = [{"name": "tool_use", "template": wrong}, {"name": "default", "template": own}]
+        (folder / place).write_text(json.dumps({**before, "chat_template": named}))
+    assert answer(load(folder)) == answer(tiny(seed=1).engine)
+
+
+def test_several_chat_templates_without_a_default(folder):
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "chat_template.jinja").rename(folder / "additional_chat_templates" / "tool_use.jinja")
+    refused(folder, "chat template: there is one for tool_use, but none called default")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -51,9 +52,10 @@ def test_resample_is_pillows_number(number, mode):
     assert pictures(preprocessor_config={"resample": number}).mode == mode
 
 
-def test_a_resample_that_is_not_supported_is_named():
-    with pytest.raises(ValueError, match=r"^resample: 5 is not supported") as raised:
-        pictures(preprocessor_config={"resample": 5})
+@pytest.mark.parametrize("resample", [5, "bicubic", [3]])
+def test_a_resample_that_is_not_supported_is_named(resample):
+    with pytest.raises(ValueError, match=rf"^resample: {re.escape(repr(resample))} is not supported") as raised:
+        pictures(preprocessor_config={"resample": resample})
     assert "\n" not in str(raised.value)
 
 
@@ -112,6 +114,40 @@ def test_normalise_scales_mean_and_std_instead_of_the_pixels(rescale):
         scale = 1.0 / rescale
         exact = (levels[0, channel].float() - torch.tensor(mean) * scale) / (torch.tensor(std) * scale)
         assert torch.equal(got[0, channel], exact)
+
+
+def test_flags_of_a_file_are_followed():
+    levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
+    plainly = pictures(preprocessor_config={"do_normalize": False}).normalise(levels)
+    assert torch.allclose(plainly, levels.float() / 255)
+    means = {"image_mean": [100.0, 120.0, 90.0], "image_std": [50.0, 60.0, 70.0]}
+    unscaled = pictures(preprocessor_config={"do_rescale": False, **means}).normalise(levels)
+    want = (levels.float() - torch.tensor(means["image_mean"]).view(3, 1, 1)) / torch.tensor([50.0, 60, 70]).view(
+        3, 1, 1
+    )
+    assert torch.equal(unscaled, want)
+    neither = pictures(preprocessor_config={"do_rescale": False, "do_normalize": False})
+    assert torch.equal(neither.normalise(levels), levels.float())
+    both = pictures(preprocessor_config={"do_rescale": True, "do_normalize": True, "do_resize": True})
+    assert torch.equal(both.normalise(levels), pictures().normalise(levels))
+
+
+def test_resizing_cannot_be_left_out():
+    with pytest.raises(ValueError, match=r"^do_resize: false is not supported"):
+        pictures(preprocessor_config={"do_resize": False})
+
+
+@pytest.mark.parametrize("value", [0.5, [0.5], 1])
+def test_one_number_counts_for_all_channels(value):
+    made = pictures(preprocessor_config={"image_mean": value, "image_std": value})
+    assert made.mean == made.std == (0.5 if value != 1 else 1.0,) * 3
+
+
+@pytest.mark.parametrize("value", ["0.5", [0.5, 0.5], [], [0.5, "x", 0.5], {"r": 1}])
+@pytest.mark.parametrize("field", ["image_mean", "image_std"])
+def test_numbers_that_are_none_for_channels_are_named(field, value):
+    with pytest.raises(ValueError, match=rf"^{field}: .* neither a number nor one for each channel$"):
+        pictures(preprocessor_config={field: value})
 
 
 def test_black_and_white_with_siglips_constants():

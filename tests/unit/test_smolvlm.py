@@ -58,7 +58,7 @@ def test_pieces_tokenize_as_the_whole_conversation(served, question):
         for frame in clip:
             stream.push(frame)
         stream.ask(asked, max_tokens=1, remember=True)
-        messages += [plain.turn("user", asked.strip(), videos=int(bool(clip))), plain.turn("assistant", "ANSWER")]
+        messages += [plain.turn("user", asked, videos=int(bool(clip))), plain.turn("assistant", "ANSWER")]
         clips += [plain.Clip(clip, served.pixels(clip))] if clip else []
     ids = yardstick.inputs(served._model, served.tokenizer, messages[:-1], clips)["ids"][0].tolist()
     written = [

@@ -51,7 +51,7 @@ def load(
     if weights not in WEIGHTS:
         raise ValueError(f"weights: {weights!r} is unknown; known: {', '.join(WEIGHTS)}")
     checkpoint = Checkpoint(name, revision=revision, offline=offline, int8=weights == "int8")
-    family = _adapter(checkpoint.config().model_type, name)
+    family = _adapter(checkpoint.config(), name)
     try:
         backbone: Backbone = family.load(checkpoint, dtype=dtype, device=torch.device(device))
     except ModelError:
@@ -73,20 +73,25 @@ def adopt(model: Any, tokenizer: Any, *, name: str = "adopted") -> Backbone:
     Raises:
         ModelError: Its family is not supported.
     """
-    backbone: Backbone = _adapter(model.config.model_type, name).adopt(model, tokenizer, name=name)
+    backbone: Backbone = _adapter(model.config, name).adopt(model, tokenizer, name=name)
     return backbone
 
 
-def _adapter(family: str, name: str) -> type[Any]:
+def _adapter(config: Any, name: str) -> type[Any]:
     """Find a family's adapter: the one class its module defines for it.
 
     Raises:
-        ModelError: There is none; the line names those there are.
+        ModelError: There is none, or the configuration has parts that it does not serve; the line names those it does.
     """
+    family = config.model_type
     if family not in FAMILIES:
         raise ModelError(f"model {name!r}: family {family!r} is not supported; supported: {', '.join(FAMILIES)}")
     module = importlib.import_module(f"headrace.backbones.{family}")
     own = [x for x in vars(module).values() if isinstance(x, type) and x.__module__ == module.__name__]
     found = [x for x in own if issubclass(x, Adapter)]
     (adapter,) = found
+    try:
+        adapter.check(config)
+    except ValueError as error:
+        raise ModelError(f"model {name!r}: {error}") from None
     return adapter

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from headrace.backbones.chat import read_chat
 from headrace.backbones.decoder import extend, read_rope, read_windows
+from headrace.backbones.generating import read_penalty, read_stops, warn_unfollowed
 from headrace.backbones.graphs import Graphs
 from headrace.backbones.loading import Checkpoint, fingerprint, former_fingerprint
 from headrace.backbones.pictures import Pictures, read_pictures
@@ -36,6 +37,7 @@ class Adapter:
     Attributes:
         model_class: transformers' class of the whole model.
         defaults: Class defaults of the family's picture processor, for fields a checkpoint leaves out.
+        parts: Parts of config.json that may be of several model types, and those that are supported.
         tokenizer: The checkpoint's tokenizer.
         spec: What a method may know of the model.
         view: How the model is looked through.
@@ -43,6 +45,7 @@ class Adapter:
 
     model_class: ClassVar[Any]
     defaults: ClassVar[dict[str, Any]]
+    parts: ClassVar[dict[str, tuple[str, ...]]] = {}
     spec: ModelSpec
     view: View
 
@@ -70,6 +73,18 @@ class Adapter:
             raise ValueError(f"tokenizer: knows {known} tokens, the model only {room}; they do not belong together")
         self._chat = read_chat(tokenizer, video=video, template=template)
         self._prefix, self._reopen = self._chat.prefix + intro, self._chat.reopen + intro
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        """Refuse what would be walked as something it is not.
+
+        Raises:
+            ValueError: The decoder or the tower is of a model type that is not supported.
+        """
+        for part, known in cls.parts.items():
+            kind = getattr(config, part).model_type
+            if kind not in known:
+                raise ValueError(f"config.json: {part} is of type {kind!r}; supported: {', '.join(known)}")
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device) -> Self:
@@ -102,7 +117,8 @@ class Adapter:
             **own: Fields of ``ModelSpec``: at least ``grid``, ``vision_layers``, ``vision_dim``.
         """
         text, attention = self._model.config.text_config, self._decoder.layers[0].self_attn
-        weight = self._decoder.embed_tokens.weight
+        weight, generation = self._decoder.embed_tokens.weight, getattr(self._model, "generation_config", None)
+        warn_unfollowed(generation, name)
         read: dict[str, Any] = {
             "family": self._model.config.model_type,
             "name": name,
@@ -117,8 +133,9 @@ class Adapter:
             "positions": "repack",
             "dtype": weight.dtype,
             "device": weight.device,
-            "stop_ids": _stop_ids(getattr(self._model, "generation_config", None), text, self.tokenizer),
-            "repetition_penalty": _penalty(getattr(self._model, "generation_config", None)),
+            "stop_ids": read_stops(generation, text, self.tokenizer),
+            "repetition_penalty": read_penalty(generation),
+            "around_rows": self._around(),
             "prefix_rows": len(self._ids(self._prefix)),
         }
         if "rope" not in own:
@@ -160,6 +177,10 @@ class Adapter:
     def open(self) -> Segment:
         """The text before the first frame."""
         return self._text(self._prefix, Kind.PREFIX, turn=0)
+
+    def _around(self, *texts: str) -> int:
+        """Rows around a step at most: what reopens the conversation where an answer came before, and its own texts."""
+        return sum(len(self._ids(text)) for text in (self._reopen, *texts))
 
     def reopen(self, cursor: Cursor) -> list[Segment]:
         """The text between an answer and the next frame; nothing where no answer came before."""
@@ -286,16 +307,3 @@ def visual_rows(tokens: VisualTokens, ids: Tensor, *, advance: int, turn: int) -
 def _plain(rope: Rope) -> tuple[Any, ...]:
     """Rotary settings as plain numbers."""
     return (rope.inv_freq.tolist(), rope.scaling, rope.trained_length, rope.kind, rope.section)
-
-
-def _penalty(generation: Any) -> float:
-    """What a checkpoint asks for, 1 where it asks for nothing."""
-    return float(getattr(generation, "repetition_penalty", None) or 1.0)
-
-
-def _stop_ids(generation: Any, text: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Collect every id that ends an answer."""
-    found: set[int] = set()
-    for ids in (getattr(generation, "eos_token_id", None), text.eos_token_id, tokenizer.eos_token_id):
-        found.update(ids if isinstance(ids, list) else [] if ids is None else [ids])
-    return tuple(sorted(found))

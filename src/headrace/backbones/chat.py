@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _FIRST, _ANSWER, _SECOND = "headracefirst", "headraceanswer", "headracesecond"
+_SPACE = " \n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Chat:
         reopen: Between an answer and the first frame of the next clip.
         again: Between an answer and a question with no frames between them.
         special: Strings a question must not hold, because the model reads them as control tokens.
+        trims: Whether the template takes white space from the beginning and from the end of a question.
     """
 
     prefix: str
@@ -31,9 +33,10 @@ class Chat:
     reopen: str
     again: str
     special: tuple[str, ...]
+    trims: tuple[bool, bool]
 
     def question(self, text: str, *, answered: bool) -> str:
-        """Write a question as the template would, up to where the answer starts.
+        """Write a question as the template would, white space around it included, up to where the answer starts.
 
         Raises:
             ValueError: The question holds one of the model's control tokens.
@@ -42,7 +45,33 @@ class Chat:
             if token in text:
                 raise ValueError(f"question: holds {token!r}, a control token of this model; leave it out")
         between = self.again if answered else self.before
-        return between + text.strip() + self.after
+        text = text.lstrip() if self.trims[0] else text
+        return between + (text.rstrip() if self.trims[1] else text) + self.after
+
+
+def plain_template(found: Any) -> str | None:
+    """Choose the template of conversations among those a file or a tokenizer has.
+
+    Args:
+        found: One template; several by name, as a dict or as transformers lists them in JSON; or None.
+
+    Returns:
+        The one template, or of several the one called ``default``, as transformers does; None where there is none.
+
+    Raises:
+        ValueError: There are several, and none is called so.
+    """
+    if isinstance(found, list):
+        try:
+            found = {one["name"]: one["template"] for one in found}
+        except (KeyError, TypeError):
+            raise ValueError("chat template: a list must be of names and templates") from None
+    if not isinstance(found, dict):
+        return found if isinstance(found, str) else None
+    default = found.get("default")
+    if found and not isinstance(default, str):
+        raise ValueError(f"chat template: there is one for {', '.join(map(str, found))}, but none called default")
+    return default
 
 
 def read_chat(tokenizer: Any, *, video: str, template: str | None = None) -> Chat:
@@ -56,7 +85,7 @@ def read_chat(tokenizer: Any, *, video: str, template: str | None = None) -> Cha
     Raises:
         ValueError: The template is missing or does not write a video and then the question.
     """
-    template = template or getattr(tokenizer, "chat_template", None)
+    template = template or plain_template(getattr(tokenizer, "chat_template", None))
     if not template:
         raise ValueError("chat template: the tokenizer has none; add chat_template.jinja to the folder")
 
@@ -75,7 +104,7 @@ def read_chat(tokenizer: Any, *, video: str, template: str | None = None) -> Cha
         return {"role": "user", "content": [*parts, {"type": "text", "text": text}]}
 
     answer = {"role": "assistant", "content": [{"type": "text", "text": _ANSWER}]}
-    one = render(user(_FIRST, clip=True))
+    one, spaced = (render(user(text, clip=True)) for text in (_FIRST, _SPACE + _FIRST + _SPACE))
     with_clip = render(user(_FIRST, clip=True), answer, user(_SECOND, clip=True))
     without = render(user(_FIRST, clip=True), answer, user(_SECOND, clip=False))
     try:
@@ -87,4 +116,5 @@ def read_chat(tokenizer: Any, *, video: str, template: str | None = None) -> Cha
         raise ValueError(f"chat template: does not put {video!r} once before the question") from None
     added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     special = tuple(sorted({*tokenizer.all_special_tokens, *added, video}))
-    return Chat(prefix=prefix, before=before, after=after, reopen=reopen, again=again, special=special)
+    trims = (before + _SPACE + _FIRST not in spaced, _FIRST + _SPACE + after not in spaced)
+    return Chat(prefix=prefix, before=before, after=after, reopen=reopen, again=again, special=special, trims=trims)

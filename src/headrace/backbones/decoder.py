@@ -18,6 +18,9 @@ from headrace.ops.rope import rotate
 from headrace.protocols import Context, LayerPruner, Work
 from headrace.types import Early, Kind, ModelSpec, Rope, Segment
 
+# Model types whose layers are what ``_between`` does and no more; tests compare each with transformers. Others scale or
+# normalise on the way (gemma2, granite, olmo2), leave rotations out (smollm3), or have other parts (phi3).
+DECODERS = ("gemma", "llama", "mistral", "qwen2", "qwen3", "starcoder2")
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
 Repeat = Callable[..., Sequence[Tensor]]  # as ``Graphs.run``
@@ -76,7 +79,7 @@ def extend(
             h, qkv, early = go(h, (o,), index, index + 1)
             continue
         h = go(h, (o,), index, None)[0] if o.shape[1] else h[:0]
-        if deep is not None and len(h):
+        if deep is not None and len(h) and len(shown):
             left = torch.arange(len(segment)) if rows is None else rows.cpu()
             h = _join_deep(h, deep[index], shown, left[-len(h) :])
         if pruner is not None and index < last and bool(visual.any()):
@@ -167,6 +170,10 @@ def read_rope(model: Any, config: Any, *, kind: str = "plain", section: tuple[in
 
 
 def read_windows(config: Any) -> tuple[int | None, ...]:
-    """Read the sliding window of every layer, None for full attention."""
-    kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
-    return tuple(int(config.sliding_window) if kind == "sliding_attention" else None for kind in kinds)
+    """Read the sliding window of every layer, None for full attention.
+
+    A configuration that names no kinds (Mistral's) has its window in all layers.
+    """
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
+    return tuple(int(window) if window and kind == "sliding_attention" else None for kind in kinds)

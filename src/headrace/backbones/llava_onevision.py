@@ -16,9 +16,10 @@ from torch import Tensor
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from headrace.backbones.adapter import Adapter, raster, visual_rows
+from headrace.backbones.decoder import DECODERS
 from headrace.backbones.looking import check_view
 from headrace.backbones.pictures import Pictures
-from headrace.backbones.tower import SiglipBlock, embed_patches
+from headrace.backbones.tower import TOWERS, SiglipBlock, embed_patches
 from headrace.protocols import VisionBlock
 from headrace.types import Cursor, Frame, Kind, Segment, View, VisualTokens, join
 
@@ -46,6 +47,7 @@ class LlavaOnevision(Adapter):
 
     model_class: ClassVar[Any] = LlavaOnevisionForConditionalGeneration
     defaults: ClassVar[dict[str, Any]] = DEFAULTS
+    parts: ClassVar[dict[str, tuple[str, ...]]] = {"text_config": DECODERS, "vision_config": TOWERS}
 
     def __init__(self, model: Any, tokenizer: Any, pictures: Pictures, *, name: str) -> None:
         config, vision = model.config, model.config.vision_config
@@ -57,6 +59,9 @@ class LlavaOnevision(Adapter):
         size = pictures.settings["size"]
         if not isinstance(size, dict) or {size.get("height"), size.get("width")} != {self._size}:
             raise ValueError(f"size: {size} in the processor file is not the tower's {self._size}")
+        crop = pictures.settings.get("crop_size")
+        if pictures.settings.get("do_center_crop") and crop not in (size, self._size):
+            raise ValueError(f"do_center_crop: to {crop} is not supported; the tower takes frames whole")
         extra = getattr(config, "headrace", None) or {}
         self._clip_is_frame = extra.get("clip", "video") == "frame"
         grid = -(-self._side // 2)
@@ -67,6 +72,7 @@ class LlavaOnevision(Adapter):
             vision_layers=len(self._blocks),
             vision_dim=vision.hidden_size,
             positions=extra.get("positions", "repack"),
+            around_rows=self._around() + int(self._clip_is_frame),
         )
 
     @staticmethod

@@ -16,6 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import cached_file
 
+from headrace.backbones.chat import plain_template
 from headrace.backbones.int8 import quantise
 
 CONFIG = "config.json"
@@ -119,15 +120,15 @@ class Checkpoint:
         """The chat template of the processor, None where it has none and the tokenizer's holds.
 
         Raises:
-            ModelError: A file that holds it is damaged.
+            ModelError: A file that holds it is damaged, or has several without saying which.
         """
         for name in ("processor_config.json", "chat_template.json"):  # in the order in which AutoProcessor looks
             text = self.read(name)
             try:
-                found = None if text is None else json.loads(text).get("chat_template")
+                found = None if text is None else plain_template(json.loads(text).get("chat_template"))
             except (ValueError, AttributeError) as error:
                 raise ModelError(f"model {self.name!r}: {name} cannot be used: {_first_line(error)}") from None
-            if isinstance(found, str):
+            if found is not None:
                 return found
         return None
 

@@ -39,9 +39,13 @@ class Qwen25VL(QwenVL):
 
     model_class: ClassVar[Any] = Qwen2_5_VLForConditionalGeneration
     defaults: ClassVar[dict[str, Any]] = DEFAULTS
+    edges_of_a_frame: ClassVar[bool] = True
 
     def __init__(self, model: Any, tokenizer: Any, pictures: Pictures, *, name: str) -> None:
         super().__init__(model, tokenizer, pictures, name=name, rope="chunked")
+        window = model.config.vision_config.window_size
+        if window < self._unit:
+            raise ValueError(f"window_size: {window} pixels are less than one visual token, {self._unit}")
 
     def _plan_for(self, grid: tuple[int, int]) -> Plan:
         window = self._model.config.vision_config.window_size // MERGE // self._patch

@@ -43,6 +43,7 @@ class Qwen3VL(QwenVL):
 
     model_class: ClassVar[Any] = Qwen3VLForConditionalGeneration
     defaults: ClassVar[dict[str, Any]] = DEFAULTS
+    edges_of_a_frame: ClassVar[bool] = False
 
     def __init__(self, model: Any, tokenizer: Any, pictures: Pictures, *, name: str) -> None:
         self._places = torch.empty(0)
@@ -61,8 +62,8 @@ class Qwen3VL(QwenVL):
             prefix, reopen = (text.removesuffix(self._start) for text in (chat.prefix, chat.reopen))
             chat = replace(chat, prefix=prefix, reopen=reopen, before=chat.before.removeprefix(self._end))
         self._chat, self._prefix, self._reopen = chat, chat.prefix, chat.reopen
-        margin = len(self._ids(LONGEST + self._start)) + len(self._ids(self._end + self._reopen))
-        self.spec = replace(self.spec, prefix_rows=len(self._ids(self._prefix)), around_rows=margin)
+        around = self._around(LONGEST + self._start, self._end)
+        self.spec = replace(self.spec, prefix_rows=len(self._ids(self._prefix)), around_rows=around)
         super()._look(view)
 
     def _fit(self, height: int, width: int, least: int, most: int) -> tuple[int, int]:

@@ -6,6 +6,7 @@ which windows there are) belongs to a light sibling of the adapter that shares a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
@@ -42,8 +43,7 @@ class QwenVL(Adapter):
         ValueError: The configuration asks for something that is not supported.
     """
 
-    defaults: ClassVar[dict[str, Any]]
-    view: View
+    edges_of_a_frame: ClassVar[bool]  # what a processor file says of pixels is meant for a frame, not for a whole video
 
     def __init__(self, model: Any, tokenizer: Any, pictures: Pictures, *, name: str, rope: str, **own: Any) -> None:
         config, vision = model.config, model.config.vision_config
@@ -56,9 +56,9 @@ class QwenVL(Adapter):
         for field in ("patch_size", "temporal_patch_size"):
             if not isinstance(getattr(vision, field), int):
                 raise ValueError(f"{field}: {getattr(vision, field)} is not supported; it must be one whole number")
-        self._least = read_edges(pictures.settings)[
-            0
-        ]  # for a whole video in Qwen3-VL: here a frame may be all there is
+        edges = read_edges(pictures.settings)
+        self._least = edges[0]  # for a whole video in Qwen3-VL: here a frame may be all there is
+        self._most = edges[1] if self.edges_of_a_frame else math.inf
         self._patch, self._unit = vision.patch_size, vision.patch_size * MERGE
         self._plan: Plan | None = None
         self._blocks: tuple[QwenBlock, ...] = ()
@@ -110,7 +110,7 @@ class QwenVL(Adapter):
 
     def _range(self, view: View) -> tuple[int, int]:
         """The least and the most pixels of a frame."""
-        most = view.max_pixels or int(STREAM_TOKENS * self._unit**2)
+        most = int(min(view.max_pixels or STREAM_TOKENS * self._unit**2, self._most))
         return (self._least if self._least <= most else self._unit**2), most
 
     def _fit(self, height: int, width: int, least: int, most: int) -> tuple[int, int]:

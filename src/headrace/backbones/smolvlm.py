@@ -22,6 +22,7 @@ from transformers import SmolVLMForConditionalGeneration
 from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE
 
 from headrace.backbones.adapter import Adapter, raster, visual_rows
+from headrace.backbones.decoder import DECODERS
 from headrace.backbones.looking import check_view
 from headrace.backbones.pictures import Pictures
 from headrace.backbones.tower import SiglipBlock, embed_patches
@@ -61,6 +62,7 @@ class SmolVlm(Adapter):
 
     model_class: ClassVar[Any] = SmolVLMForConditionalGeneration
     defaults: ClassVar[dict[str, Any]] = DEFAULTS
+    parts: ClassVar[dict[str, tuple[str, ...]]] = {"text_config": DECODERS}
 
     def __init__(self, model: Any, tokenizer: Any, pictures: Pictures, *, name: str) -> None:
         vision = model.config.vision_config
@@ -86,7 +88,7 @@ class SmolVlm(Adapter):
             patch_grid=(self._side, self._side),
             vision_layers=len(self._blocks),
             vision_dim=vision.hidden_size,
-            around_rows=len(self._ids(_before(LATEST_S))) + 1,
+            around_rows=self._around(_before(LATEST_S), FAKE),
         )
 
     @staticmethod

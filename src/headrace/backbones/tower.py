@@ -11,6 +11,8 @@ from torch import Tensor
 
 from headrace.protocols import VisionBlock
 
+TOWERS = ("siglip_vision_model",)  # model types that ``SiglipBlock`` opens
+
 
 class SiglipBlock:
     """A SigLIP layer of transformers, SmolVLM's too, opened (pre-norm, full attention within a frame)."""

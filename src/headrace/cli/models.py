@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import typer
@@ -13,7 +14,7 @@ from headrace.cli.failing import clean
 from headrace.cli.output import Output
 
 PRESETS = ("full", "streamingllm:2048", "recent:16")
-WIDE = (360, 640)  # a frame, for families whose tokens depend on its shape
+WIDE = (360, 640)  # (height, width) of a frame, for families whose tokens depend on its shape
 HOUR_FRAMES = 3600  # one hour at one frame per second
 VERIFIED = "logits and greedy tokens equal transformers' at tiny random sizes in fp32; released weights were not run"
 
@@ -38,9 +39,9 @@ def models(context: typer.Context, *, as_json: options.Json = False) -> None:
         costs = (f"{row['hour_bytes'][preset] / 2**20:,.0f} MiB" for preset in PRESETS)
         table.add_row(row["hub_name"], str(row["tokens_per_step"]), *costs)
     out.console.print(table)
-    out.line(f"Families: {', '.join(FAMILIES)}. tokens: at most so many visual tokens a step.")
+    out.line(f"Families: {', '.join(FAMILIES)}. tokens: visual tokens of a step of {WIDE[1]} x {WIDE[0]} frames.")
     out.line(f"full, window, recent: what {', '.join(PRESETS)} hold; --pipeline takes these names.")
-    out.line("Bytes: the past after one hour at 1 frame per second in bf16, newlines and timestamps included;")
+    out.line("Bytes: the past after one hour at 1 frame per second in bf16, timestamps and delimiters included;")
     out.line("a full past grows on and on, the others stay. nano is embedded and needs no download.")
     out.line(f"Verified: {VERIFIED}, on transformers {TRANSFORMERS}.")
 
@@ -58,7 +59,7 @@ def _rows() -> list[dict[str, Any]]:
         config = plain.shape_config(shape)
         model = plain.build_large(config, dtype=torch.bfloat16, device=torch.device("meta"))
         backbone = adopt(model, plain.word_tokenizer([], family), name=shape)
-        spec = backbone.at(backbone.choose(View(), wide)).spec
+        spec = replace(backbone.at(backbone.choose(View(), wide)).spec, around_rows=plain.of(family).AROUND)
         found.append(
             {
                 "family": family,

@@ -72,8 +72,8 @@ class Output:
             silence()
 
     def pass_on_notes(self) -> None:
-        """Show what sources and disks have to say as soon as they say it, here and nowhere else."""
-        for room in ("headrace.video", "headrace.cache"):
+        """Show what sources, disks and models have to say as soon as they say it, here and nowhere else."""
+        for room in ("headrace.video", "headrace.cache", "headrace.backbones"):
             log = logging.getLogger(room)
             log.handlers = [handler for handler in log.handlers if not isinstance(handler, _Notes)]
             log.addHandler(_Notes(self))

@@ -78,7 +78,8 @@ class ModelSpec:
         stop_ids: Vocabulary ids that end an answer.
         repetition_penalty: What the checkpoint asks for; see ``Query``.
         position_rows: P, 1 or 3.
-        around_rows: Most rows a step has around its visual tokens: newlines, delimiters, timestamps.
+        around_rows: Most rows a step has around its visual tokens: newlines, delimiters, timestamps, and the text that
+            goes on with a conversation where an answer came before.
         prefix_rows: Rows before the first frame, the sinks of memories that keep them.
         fingerprint: Hash of weights and settings; a saved stream goes on only with the same model.
         former_fingerprint: As folders of formats 1 and 2 have it, of fewer of the weights.

@@ -14,6 +14,7 @@ from headrace.backbones.plain.yardstick import Clip, text_of
 
 MODEL = LlavaOnevisionForConditionalGeneration
 PIXELS = "pixel_values_videos"
+AROUND = 0
 
 SPECIAL_TOKENS = (PAD, UNKNOWN, "<|im_start|>", "<|im_end|>", "<image>", "<video>")
 

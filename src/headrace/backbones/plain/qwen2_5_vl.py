@@ -15,6 +15,7 @@ from headrace.backbones.plain.yardstick import Clip
 
 MODEL = Qwen2_5_VLForConditionalGeneration
 PIXELS = "pixel_values_videos"
+AROUND = 0
 SYSTEM = "You are a helpful assistant."
 
 CHAT_TEMPLATE = (

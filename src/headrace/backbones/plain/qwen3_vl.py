@@ -14,6 +14,7 @@ from headrace.backbones.plain.yardstick import Clip
 
 MODEL = Qwen3VLForConditionalGeneration
 PIXELS = "pixel_values_videos"
+AROUND = 11  # "<3599.5 seconds>" is nine, and two delimiters
 TIMES = (*(f"<{second}" for second in range(17)), "0", "5", "seconds>")
 
 HUB = {f"qwen3-vl-{size}b": f"Qwen/Qwen3-VL-{size}B-Instruct" for size in (2, 4, 8)}

@@ -14,6 +14,7 @@ from headrace.backbones.plain.yardstick import Clip, text_of
 
 MODEL = SmolVLMForConditionalGeneration
 PIXELS = "pixel_values"
+AROUND = 13  # "\nFrame from 59:59:" is ten, and three delimiters
 
 FAKE, GLOBAL, IMAGE = "<fake_token_around_image>", "<global-img>", "<image>"
 SPECIAL_TOKENS = (PAD, UNKNOWN, "<|im_start|>", "<end_of_utterance>", FAKE, GLOBAL, IMAGE)

@@ -29,12 +29,15 @@ class Yardstick(Protocol):
         SHAPES: Names of released sizes, and what ``shape_config`` needs to build them.
         HUB: Hub name of the released checkpoint of every shape.
         PIXELS: The argument of transformers' forward that takes pixels.
+        AROUND: Rows around a step of the stream's first hour at most, as the released tokenizer writes it (digits one
+            by one): times and delimiters, not the newline that closes a clip.
     """
 
     MODEL: Any
     SHAPES: dict[str, Any]
     HUB: dict[str, str]
     PIXELS: str
+    AROUND: int
 
     def tokenizer(self, words: Sequence[str]) -> PreTrainedTokenizerFast:
         """A word tokenizer with the family's control tokens, prompt words and chat template."""
