@@ -53,7 +53,7 @@ class Pictures:
     def normalise(self, pixels: Tensor) -> Tensor:
         """Turn (F, 3, height, width) uint8 into normalised fp32, where the pixels are."""
         scale = 1.0 / self.rescale
-        mean, std = (torch.tensor(x).view(-1, 1, 1) * scale for x in (self.mean, self.std))
+        mean, std = (torch.tensor(x, dtype=torch.float32).view(-1, 1, 1) * scale for x in (self.mean, self.std))
         return (pixels.float() - mean.to(pixels.device)) / std.to(pixels.device)
 
 

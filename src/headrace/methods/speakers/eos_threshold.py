@@ -56,7 +56,7 @@ class EosThreshold(Method):
         """Compare the probability of silence with the threshold, then with the likeliest word."""
         assert seen.reply is not None, "this speaker is asked about replies"
         odds = torch.softmax(seen.reply.logits.float(), dim=-1)
-        stop = torch.tensor(seen.reply.stop_ids, device=odds.device)
+        stop = torch.tensor(seen.reply.stop_ids, dtype=torch.int64, device=odds.device)
         silence, word = float(odds[stop].sum()), float(odds.index_fill(0, stop, 0.0).max())
         speak = silence < self.threshold or silence < word
         return None, Decision(speak, seen.reply.instruction if speak else "", min(1.0, max(0.0, 1 - silence)))
