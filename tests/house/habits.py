@@ -12,6 +12,8 @@ from house.arrows import imports, room_of
 _CONFIG_READERS = {"configparser", "dotenv", "tomllib", "toml", "yaml"}
 _CONFIG_FILE = re.compile(r"\.(toml|ini|cfg|conf|ya?ml|env)$")
 _ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv", "expandvars", "load_dotenv"}
+_PROGRAMS = ("bench", "cli", "train", "__main__")  # have a process of their own
+_FLOATS = {"zeros", "ones", "empty", "full", "eye", "rand", "randn", "normal", "linspace", "tensor", "as_tensor"}
 _HOOK = re.compile(r"register_\w*hook\w*$")
 
 # Folders that exist on one machine only. Spelled in pieces, so that this file does not name them itself.
@@ -112,6 +114,32 @@ def _sets_attribute(node: ast.Call) -> bool:
     return not (isinstance(target, ast.Name) and target.id == "self")
 
 
+def check_number_types(path: PurePosixPath, tree: ast.Module) -> list[str]:
+    """Nobody makes a tensor in torch's default number type: the host sets it, and others while they load a model."""
+    if room_of(path) in _PROGRAMS or path.parts[:2] == ("backbones", "plain"):
+        return []
+    return [
+        f"{path}:{node.lineno}: makes a tensor without a dtype ({ast.unparse(node)[:60]})"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and _takes_the_default(node)
+    ]
+
+
+def _takes_the_default(node: ast.Call) -> bool:
+    """Tell a call such as ``torch.zeros(3)``; of ranges and fillings, what is no whole number by the look of it."""
+    function = node.func
+    if not (isinstance(function, ast.Attribute) and getattr(function.value, "id", "") == "torch"):
+        return False
+    if any(keyword.arg == "dtype" for keyword in node.keywords):
+        return False
+    if function.attr == "arange":
+        return any(isinstance(x, ast.Constant) and isinstance(x.value, float) for x in ast.walk(node))
+    if function.attr == "full" and len(node.args) == 2:
+        filling = node.args[1].operand if isinstance(node.args[1], ast.UnaryOp) else node.args[1]
+        return not (isinstance(filling, ast.Constant) and type(filling.value) is int)
+    return function.attr in _FLOATS
+
+
 def check_machine_paths(path: PurePosixPath, text: str) -> list[str]:
     """No tracked file names a folder of one machine."""
     return [
@@ -121,4 +149,4 @@ def check_machine_paths(path: PurePosixPath, text: str) -> list[str]:
     ]
 
 
-CHECKS = (check_device_word, check_environment, check_configuration, check_fingerprints)
+CHECKS = (check_device_word, check_environment, check_configuration, check_fingerprints, check_number_types)

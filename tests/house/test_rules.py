@@ -90,6 +90,12 @@ PLANTED = [
     (habits.check_fingerprints, "backbones/a.py", "setattr(layer, name, f)"),
     (habits.check_fingerprints, "backbones/a.py", "object.__setattr__(layer, 'x', f)"),
     (habits.check_fingerprints, "backbones/a.py", "delattr(layer, 'x')"),
+    (habits.check_number_types, "ops/a.py", "x = torch.zeros(3, device=y.device)"),
+    (habits.check_number_types, "cache/a.py", "torch.empty(0)"),
+    (habits.check_number_types, "backbones/a.py", "mean = torch.tensor(self.mean)"),
+    (habits.check_number_types, METHOD, "torch.full((3,), 1.0)"),
+    (habits.check_number_types, METHOD, "torch.full((3,), first)"),
+    (habits.check_number_types, "types/a.py", "torch.arange(0.5, n)"),
 ]
 
 # The same, with sources that keep the rule.
@@ -135,6 +141,10 @@ LAWFUL = [
     (habits.check_configuration, "backbones/a.py", "'''Reads no .toml.'''\nopen(folder / 'config.json')"),
     (habits.check_fingerprints, "backbones/a.py", "h = layer.forward(x)\nself.x = 1\nobject.__setattr__(self, 'x', 1)"),
     (habits.check_fingerprints, "train/a.py", "class A:\n    def forward(self, x): ..."),
+    (habits.check_number_types, "ops/a.py", "torch.zeros(3, dtype=x.dtype)\ntorch.zeros_like(x)\nx.new_zeros(3)"),
+    (habits.check_number_types, METHOD, "torch.full((3,), -1)\ntorch.arange(n)\ntorch.cat([x])"),
+    (habits.check_number_types, "train/a.py", "torch.zeros(3)"),
+    (habits.check_number_types, "backbones/plain/a.py", "torch.randn(3)"),
 ]
 
 

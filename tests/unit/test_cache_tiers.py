@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
 import tempfile
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -236,6 +239,92 @@ def test_what_a_killed_process_left_is_cleared(tmp_path: Path):
     assert other.folder.exists(), "a stream that runs keeps its folder"
     del other
     assert list(tmp_path.iterdir()) == [mine.folder]
+
+
+def forked(work: Any) -> int:
+    """Begin work in a process that is forked off; it ends with 0 where the work is true."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            status = 0 if work() else 1
+        finally:
+            os._exit(status)
+    return pid
+
+
+def status_of(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_a_process_that_is_forked_off_leaves_the_folder_alone(tmp_path: Path):
+    disk = Disk(tmp_path)
+    blocks = [sealed(0, 4)]
+    before = told(blocks[0])
+    assert blocks[0].file(disk)
+
+    def end() -> bool:
+        """As an interpreter ends."""
+        read = told(blocks[0]) == before
+        blocks.clear()
+        disk._end()
+        return read
+
+    assert status_of(forked(end)) == 0
+    assert told(blocks[0]) == before
+    assert files(disk) == 1
+    disk._end()
+    assert not disk.folder.exists()
+
+
+def test_two_processes_do_not_write_to_one_file(tmp_path: Path):
+    disk, block = Disk(tmp_path), sealed(0, 4)
+    before, (told_by, tell) = told(block), os.pipe()
+
+    def write() -> bool:
+        other = sealed(40, 4)
+        wanted = told(other)
+        assert other.file(disk)
+        os.write(tell, b" ")
+        time.sleep(0.2)
+        read = told(other) == wanted
+        del other
+        return read and files(disk) == 1
+
+    pid = forked(write)
+    os.read(told_by, 1)
+    assert block.file(disk)
+    assert status_of(pid) == 0
+    assert told(block) == before
+    assert files(disk) == 1
+    for handle in (told_by, tell):
+        os.close(handle)
+
+
+def test_the_collector_may_come_while_a_disk_is_locked(tmp_path: Path):
+    """It finds blocks whose files go, in the thread that holds the lock."""
+    disk = Disk(tmp_path)
+    block = sealed(0, 4)
+    assert block.file(disk)
+
+    class Collecting:
+        def __enter__(self, lock=disk._lock):
+            lock.acquire()
+            gc.collect()
+
+        def __exit__(self, *_, lock=disk._lock):
+            lock.release()
+
+    circle: list[Any] = [block]
+    circle.append(circle)
+    disk._lock = Collecting()
+    del block, circle
+    writer = threading.Thread(target=lambda: disk.write((torch.zeros(3),)), daemon=True)
+    writer.start()
+    writer.join(20)
+    assert not writer.is_alive(), "a deadlock"
+    assert files(disk) == 0
+    assert disk.num_bytes == 0
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import gc
 import itertools
 import json
 import logging
 import os
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -566,3 +568,95 @@ def test_a_process_that_was_forked_off_keeps_no_lock(tmp_path, monkeypatch):
     finally:
         os.kill(pid, 9)
         os.waitpid(pid, 0)
+
+
+def no_thread(_) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+@pytest.mark.parametrize("what", ["thread", "snapshot"])
+def test_a_checkpoint_that_cannot_begin_costs_the_stream_nothing(tmp_path, monkeypatch, what):
+    """What the stream had to say is said, the failure is told of once, and the stream can be closed."""
+    told: list[str] = []
+    engine = tiny("frame", seed=1).engine
+    stream, alone = (engine.open(f"{WINDOW}+eos_threshold:1.0", watch="w1") for _ in "ab")
+    kept = stream.checkpoint(tmp_path, every_s=0, noted=told.append)
+    with monkeypatch.context() as patch:
+        if what == "thread":
+            patch.setattr(threading.Thread, "start", no_thread)
+        else:
+            patch.setattr(kept, "_snap", lambda: no_thread(None))
+        for frame in frames(3):
+            heard, wanted = stream.push(frame), alone.push(frame)
+            assert [event.answer.tokens for event in heard] == [event.answer.tokens for event in wanted]
+            assert heard
+    assert told == [
+        f"{tmp_path}: the stream cannot be saved (can't start new thread); the stream goes on, and the next checkpoint"
+        " will try again"
+    ]
+    assert kept.error is not None
+    pushed(stream, 1)
+    kept.wait()
+    assert kept.error is None
+    assert same(resume(tmp_path).state, stream.state)
+    stream.close()
+    with pytest.raises(ValueError, match="closed"):
+        stream.push(frames(5)[4])
+
+
+def test_a_stream_is_closed_whatever_its_checkpoints_raise(tmp_path, monkeypatch):
+    stream = opened(num=1)
+    stream.checkpoint(tmp_path)
+    monkeypatch.setattr(stream._keeping, "end", lambda: no_thread(None))
+    with pytest.raises(RuntimeError):
+        stream.close()
+    with pytest.raises(ValueError, match="closed"):
+        pushed(stream, 1)
+
+
+@pytest.mark.parametrize("deed", ["save", "close"])
+def test_what_is_told_of_a_save_may_use_a_stream_that_is_being_closed(tmp_path, monkeypatch, deed):
+    stream, closing, done = opened(num=3), threading.Event(), []
+
+    def noted(line: str) -> None:
+        assert closing.wait(20)
+        time.sleep(0.1)  # until it waits for this thread
+        stream.save(tmp_path / "other") if deed == "save" else stream.close()
+        done.append(line)
+
+    stream.checkpoint(tmp_path / "s", every_s=0, noted=noted)
+    with monkeypatch.context() as patch:
+        Disk(0, FAULTS["full"]).install(patch)
+        pushed(stream, 1)
+        while not (failing := stream._keeping._running[0]).error:
+            time.sleep(0.001)
+    closer = threading.Thread(target=lambda: (closing.set(), stream.close()), daemon=True)
+    closer.start()
+    closer.join(20)
+    assert not closer.is_alive(), "a deadlock"
+    failing.wait()
+    assert len(done) == 1
+    if deed == "save":
+        assert resume(tmp_path / "other").num_frames == 4
+
+
+def test_an_error_behind_the_end_of_the_stream_is_not_hidden(tmp_path):
+    stream = opened(num=1)
+    with pytest.raises(KeyError), stream.checkpoint(tmp_path):
+        leave(stream.close(), KeyError)
+    stream = opened(num=1)
+    with pytest.raises(ValueError, match="closed"), stream.checkpoint(tmp_path):
+        stream.close()  # it is not saved, which its maker asked for
+
+
+def test_a_checkpointed_stream_that_is_dropped_goes_at_once(tmp_path):
+    """What it holds is gigabytes: it does not wait for the collector."""
+    stream = opened(num=1)
+    with stream.checkpoint(tmp_path) as kept:
+        pushed(stream, 1)
+    gone, _ = weakref.ref(stream), gc.disable()
+    try:
+        del stream, kept
+        assert gone() is None
+    finally:
+        gc.enable()

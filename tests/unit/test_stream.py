@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import replace
 
@@ -308,6 +309,43 @@ def test_a_caller_may_use_its_picture_buffer_again():
         reused.push(buffer)
         fresh.push(picture.copy())
     assert same(reused.state, fresh.state)
+
+
+def test_a_frame_that_waits_does_not_change_with_its_makers_buffer():
+    buffer = torch.zeros(28, 28, 3, dtype=torch.uint8)
+    reused, fresh = (opened(chunk_frames=3) for _ in range(2))
+    for frame in frames(5):
+        buffer.copy_(frame.image)
+        reused.push(dataclasses.replace(frame, image=buffer))
+        fresh.push(frame)
+    assert same(reused.state, fresh.state)
+    assert same(reused.ask(QUESTION, max_tokens=2).evidence, fresh.ask(QUESTION, max_tokens=2).evidence)
+
+
+@pytest.mark.parametrize("pipeline", ["full", "streamingllm:40", "rekv:2", "recent:3", "livevlm", "video_xl_2"])
+@pytest.mark.parametrize("deed", ["push", "remember"])
+def test_an_interrupt_behind_the_write_leaves_the_memory_as_it_was(pipeline, deed, monkeypatch):
+    """Ctrl-C in a notebook, and the cell is run again: nothing is in the memory twice."""
+    stream, alone = (opened(pipeline, num=4, clip="frame") for _ in range(2))
+    kind, done = type(stream.pipeline.memory), []
+
+    def write(self, state, span, real=kind.write):
+        done.append(real(self, state, span))
+        raise KeyboardInterrupt
+
+    def do(one):
+        return one.push(frames(5)[4]) if deed == "push" else one.ask(QUESTION, max_tokens=3, remember=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "write", write)
+        with pytest.raises(KeyboardInterrupt):
+            do(stream)
+    assert done
+    assert same(stream.state.memory, alone.state.memory)
+    for one in (stream, alone):
+        do(one)
+        one.push(frames(6)[5])
+    assert same(stream.state, alone.state)
 
 
 def test_tuning_a_running_stream():

@@ -40,7 +40,7 @@ def storages(value: Any, found: dict[int, int], seen: set[int]) -> None:
     elif isinstance(value, dict):
         for item in value.values():
             storages(item, found, seen)
-    elif isinstance(value, tuple | list):
+    elif isinstance(value, tuple | list | frozenset):
         for item in value:
             storages(item, found, seen)
     elif type(value).__name__ == "ModelSpec":

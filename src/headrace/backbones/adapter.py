@@ -296,7 +296,7 @@ def visual_rows(tokens: VisualTokens, ids: Tensor, *, advance: int, turn: int) -
         ids=ids,
         advance=advance,
         kind=torch.full((len(tokens),), int(Kind.VISUAL), dtype=torch.int8),
-        frame=torch.tensor(tokens.frames)[tokens.frame],
+        frame=torch.tensor(tokens.frames, dtype=torch.int64)[tokens.frame],
         time_s=torch.tensor(tokens.times_s, dtype=torch.float64)[tokens.frame],
         tokens=torch.full((len(tokens),), -1),
         turn=turn,

@@ -130,7 +130,7 @@ class LlavaOnevision(Adapter):
             embeds=both(seg.embeds, newline.expand(num, -1)),
             ids=both(seg.ids[0], ends)[None],
             kind=both(seg.kind, torch.full((num,), int(Kind.NEWLINE), dtype=torch.int8)),
-            frame=both(seg.frame, torch.tensor(tokens.frames)),
+            frame=both(seg.frame, torch.tensor(tokens.frames, dtype=torch.int64)),
             time_s=both(seg.time_s, torch.tensor(tokens.times_s, dtype=torch.float64)),
             tokens=both(seg.tokens, torch.full((num,), -1)),
         )
@@ -142,7 +142,7 @@ class LlavaOnevision(Adapter):
         seg = self.embed([0], turn=cursor.turn)
         newline = self._model.model.image_newline.to(self.spec.dtype)[None]
         kind = torch.full((1,), int(Kind.NEWLINE), dtype=torch.int8)
-        return replace(seg, embeds=newline, kind=kind, tokens=torch.tensor([-1]))
+        return replace(seg, embeds=newline, kind=kind, tokens=torch.tensor([-1], dtype=torch.int64))
 
 
 def _blocks(config: Any, tower: Any) -> tuple[VisionBlock, ...]:

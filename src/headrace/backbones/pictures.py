@@ -56,7 +56,7 @@ class Pictures:
         if not self.mean:
             return pixels.float() * self.rescale
         scale = 1.0 / self.rescale
-        mean, std = (torch.tensor(x).view(-1, 1, 1) * scale for x in (self.mean, self.std))
+        mean, std = (torch.tensor(x, dtype=torch.float32).view(-1, 1, 1) * scale for x in (self.mean, self.std))
         return (pixels.float() - mean.to(pixels.device)) / std.to(pixels.device)
 
 

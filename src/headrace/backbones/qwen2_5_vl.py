@@ -72,7 +72,7 @@ class Qwen25VL(QwenVL):
             step_s = next((time - start for time in times if time > start), 0.0)
         second = [self._second(time, start, step_s) for time in times]
         reach = max(tokens.grid) if self.view.prompt == "library" else max(*second, *(n - 1 for n in tokens.grid)) + 1
-        ids = torch.stack((torch.tensor(second)[tokens.frame], tokens.row, tokens.col))
+        ids = torch.stack((torch.tensor(second, dtype=torch.int64)[tokens.frame], tokens.row, tokens.col))
         seg = visual_rows(tokens, ids, advance=0, turn=cursor.turn)
         return join([*self.reopen(cursor), replace(seg, clip=Clip(start, step_s, reach))])
 

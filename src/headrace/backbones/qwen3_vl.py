@@ -46,7 +46,7 @@ class Qwen3VL(QwenVL):
     edges_of_a_frame: ClassVar[bool] = False
 
     def __init__(self, model: Any, tokenizer: Any, pictures: Pictures, *, name: str) -> None:
-        self._places = torch.empty(0)
+        self._places = torch.empty(0, dtype=torch.float32)
         config = model.config
         self._start, self._end = (
             tokenizer.convert_ids_to_tokens(id) for id in (config.vision_start_token_id, config.vision_end_token_id)

@@ -223,7 +223,7 @@ class CacheContext:
             return None
         places, shares = zip(*self._noted, strict=True)  # read back at once, not layer by layer
         shares = torch.cat(shares).cpu().split([len(rows) for rows in places])
-        nothing = torch.zeros(self._noted_rows)
+        nothing = torch.zeros(self._noted_rows, dtype=torch.float32)
         layers = [nothing.index_add(0, rows, share) for rows, share in zip(places, shares, strict=True)]
         mass = torch.stack(layers).mean(dim=0)
         frames = [rows.column("frame") for rows in self._tables] + [seg.frame for seg in self._segments]

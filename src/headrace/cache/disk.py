@@ -36,7 +36,7 @@ class File:
         self.path = path
         self.num_bytes = sum(x.numel() * x.itemsize for x in tensors)
         self._shapes = [(x.dtype, x.numel()) for x in tensors]
-        self._gone = weakref.finalize(self, disk.remove, path, self.num_bytes)
+        self._gone = weakref.finalize(self, disk.remove, path, self.num_bytes, os.getpid())
 
     def open(self) -> tuple[Tensor, ...]:
         """Map the file into memory: flat tensors whose pages are read when they are touched, and only those.
@@ -79,6 +79,9 @@ def advise(mapped: Tensor, start: int, stop: int, advice: int | None) -> None:
 class Disk:
     """A stream's folder on disk. Forks share it; any thread may write.
 
+    A process that is forked off may read what is there, and writes and removes files of its own; the folder stays the
+    business of the process that made it.
+
     Args:
         folder: Where the stream's own folder is made; made if it is missing.
         limit_bytes: Most bytes a stream may have there, None for no limit; its ``Shelf`` keeps to it. Forks count
@@ -103,18 +106,20 @@ class Disk:
         except OSError as error:
             raise ValueError(f"disk: {root} cannot be written to ({error.strerror})") from None
         self.limit_bytes = limit_bytes
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the collector may come inside, and find a file that goes
         self._count = 0
         self._warned = False
         self.num_bytes = 0
-        self._end = weakref.finalize(self, _close, self.folder, self._lock_file)
+        self._pid = os.getpid()
+        self._end = weakref.finalize(self, _close, self.folder, self._lock_file, self._pid)
 
     def write(self, tensors: Sequence[Tensor]) -> File | None:
         """Write tensors to a new file; None where that fails, which is said once."""
         num_bytes = sum(x.numel() * x.itemsize for x in tensors)
+        maker = os.getpid()
         with self._lock:
             self._count += 1
-            path = self.folder / f"{self._count}.kv"
+            path = self.folder / (f"{self._count}.kv" if maker == self._pid else f"{maker}-{self._count}.kv")
             self.num_bytes += num_bytes
         try:
             with path.open("wb") as file:
@@ -122,14 +127,15 @@ class Disk:
                     file.write(x.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         except OSError as error:
             self._say(error)
-            self.remove(path, num_bytes)
+            self.remove(path, num_bytes, maker)
             return None
         return File(self, path, tensors)
 
-    def remove(self, path: Path, num_bytes: int) -> None:
-        """Delete a file."""
-        with suppress(OSError):
-            path.unlink()
+    def remove(self, path: Path, num_bytes: int, maker: int) -> None:
+        """Delete a file, in the process that made it: those that were forked off hold it, too."""
+        if os.getpid() == maker:
+            with suppress(OSError):
+                path.unlink()
         with self._lock:
             self.num_bytes -= num_bytes
 
@@ -140,10 +146,11 @@ class Disk:
             log.warning("disk: %s " + told, self.folder, error.strerror)
 
 
-def _close(folder: Path, lock_file: int) -> None:
+def _close(folder: Path, lock_file: int, maker: int) -> None:
     with suppress(OSError):
         os.close(lock_file)
-    shutil.rmtree(folder, ignore_errors=True)
+    if os.getpid() == maker:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _clear_leftovers(root: Path) -> None:

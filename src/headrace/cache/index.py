@@ -65,7 +65,8 @@ class VectorIndex:
         if end == PAGE * len(pages):
             pages = (*pages, self._page())
         pages[-1][:, end % PAGE] = vectors
-        ids, at = torch.cat((self.ids, torch.tensor([number]))), torch.cat((self.at, torch.tensor([end])))
+        name, place = (torch.tensor([x], dtype=torch.int64) for x in (number, end))
+        ids, at = torch.cat((self.ids, name)), torch.cat((self.at, place))
         return replace(self, pages=pages, ids=ids, at=at, end=end + 1)
 
     def drop(self, ids: Tensor) -> VectorIndex:
@@ -104,7 +105,7 @@ class VectorIndex:
 
     def vectors(self, layer: int) -> Tensor:
         """(B, W) vectors of a layer, a copy."""
-        return torch.cat([torch.empty(0, self.width, device=self.device), *self.parts(layer)])
+        return torch.cat([torch.empty(0, self.width, dtype=torch.float32, device=self.device), *self.parts(layer)])
 
     def num_bytes(self) -> int:
         """Bytes of the pages, on a CPU only of what was written to, and of the names."""

@@ -46,7 +46,7 @@ class Library:
         if not self.recent:
             return found
         ids = torch.cat((found.ids, self.shelf.ids[-self.recent :])).unique()
-        scores = torch.zeros(len(ids))
+        scores = torch.zeros(len(ids), dtype=torch.float32)
         scores[torch.searchsorted(ids, found.ids)] = found.scores
         return Found(ids, scores)
 
@@ -79,7 +79,7 @@ class Given:
 
     def select(self, state: Any, layer: int | None, q: Tensor, budget: int) -> Found:
         """What was told, whatever is asked."""
-        return Found(torch.tensor(self.names, dtype=torch.int64), torch.ones(len(self.names)))
+        return Found(torch.tensor(self.names, dtype=torch.int64), torch.ones(len(self.names), dtype=torch.float32))
 
 
 class RecallContext(AskContext, WindowContext):
@@ -119,7 +119,7 @@ class RecallContext(AskContext, WindowContext):
         counts = [len(block.offsets[layer]) for block in blocks]
         counts = [len(arrival) - sum(counts), *counts]
         shift_rows, shift_ids = self._shifts(blocks, bounds)
-        of_rows = torch.tensor(counts)
+        of_rows = torch.tensor(counts, dtype=torch.int64)
         number = arrival - shift_rows[:-1].repeat_interleave(of_rows)
         if self._positions == "repack":
             place = number.expand(self._spec.position_rows, -1)
@@ -147,8 +147,8 @@ class RecallContext(AskContext, WindowContext):
             bounds: (K, 5) their lines of ``Shelf.bounds``.
         """
         sinks, axes = self._sinks.rows, self._spec.position_rows
-        first_rows = torch.cat((bounds[:, FIRST], torch.tensor([self._next_row])))
-        stops = torch.cat((torch.tensor([sinks.stop]), bounds[:, STOP]))
+        first_rows = torch.cat((bounds[:, FIRST], torch.tensor([self._next_row], dtype=torch.int64)))
+        stops = torch.cat((torch.tensor([sinks.stop], dtype=torch.int64), bounds[:, STOP]))
         gaps = first_rows - stops
         moved = torch.cat((torch.zeros(1, dtype=torch.int64), gaps.cumsum(0)))
         inside: list[Extent]
@@ -160,7 +160,8 @@ class RecallContext(AskContext, WindowContext):
         asked = self._segments[0].ids  # words: the same on all axes
         around = [(tuple(x.amin(1).tolist()), tuple(x.amax(1).tolist())) for x in (first, asked)]
         lows, highs = zip(around[0], *inside, around[1], strict=True)
-        return moved, torch.tensor(close_gaps(lows, highs, [False, *(gaps == 0).tolist()])).T
+        shifts = close_gaps(lows, highs, [False, *(gaps == 0).tolist()])
+        return moved, torch.tensor(shifts, dtype=torch.int64).T
 
     def _extent(self, block: Sealed) -> Extent:
         """Least and greatest canonical ids of a block on every axis."""

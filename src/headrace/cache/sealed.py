@@ -359,5 +359,5 @@ def frame_ends(segment: Segment) -> Tensor:
         return torch.full((num,), num, dtype=torch.int64)
     nearest = torch.searchsorted(shown, torch.arange(num)).clamp(max=len(shown) - 1)
     frame = segment.frame[shown[nearest]]
-    ends = torch.cat((torch.nonzero(frame[1:] != frame[:-1]).squeeze(1) + 1, torch.tensor([num])))
+    ends = torch.cat((torch.nonzero(frame[1:] != frame[:-1]).squeeze(1) + 1, torch.tensor([num], dtype=torch.int64)))
     return ends[torch.searchsorted(ends, torch.arange(num), right=True)]

@@ -64,12 +64,12 @@ class Shelf:
     def add(self, block: Sealed) -> Shelf:
         """Put a block behind the others; it is called ``next_id``."""
         low, high = block.notes.ids.min(), block.notes.ids.max()
-        row = torch.tensor([[self.next_id, block.first_row, block.stop_row, int(low), int(high)]])
+        row = (self.next_id, block.first_row, block.stop_row, int(low), int(high))
         new = torch.tensor([arrived(self.next_id)], dtype=torch.float64)
         return replace(
             self,
             blocks=(*self.blocks, block),
-            bounds=torch.cat((self.bounds, row)),
+            bounds=torch.cat((self.bounds, torch.tensor([row], dtype=torch.int64))),
             next_id=self.next_id + 1,
             worth=torch.cat((self.worth, new)),
         )

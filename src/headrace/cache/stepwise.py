@@ -123,7 +123,8 @@ def represented(keys: Tensor, rows: Tensor, scores: Tensor, num: int) -> tuple[T
     """
     heads = scores.shape[0]
     if not len(rows):
-        return torch.zeros(heads * keys.shape[2], device=keys.device), torch.empty(heads, 0, dtype=torch.int64)
+        nothing = torch.zeros(heads * keys.shape[2], dtype=torch.float32, device=keys.device)
+        return nothing, torch.empty(heads, 0, dtype=torch.int64)
     own = scores[:, rows.to(scores.device)]
     best = torch.topk(own, min(num, own.shape[1]), dim=1).indices.sort(dim=1).values
     wide = keys.float().repeat_interleave(heads // keys.shape[0], dim=0)
@@ -174,7 +175,7 @@ class StepContext(CacheContext):
         self._found: dict[int, Found] = {}
         self._chosen: dict[tuple[int, int, int], list[Found]] = {}  # by end of step, blocks there were, and clock
         self._witness = Witness()
-        far = torch.full((spec.position_rows, 1), steps.reach - 1)
+        far = torch.full((spec.position_rows, 1), steps.reach - 1, dtype=torch.int64)
         self._far = cos_sin(spec.rope, far, dtype=spec.dtype, device=spec.device)
         self.selected: list[list[list[int]]] = []
 
@@ -276,7 +277,7 @@ class StepContext(CacheContext):
         fresh = self._working[layer].fresh
         vectors = torch.cat([self._index.vectors(layer), *(vector[None] for _, _, vector in fresh)])
         if not len(vectors) or not self._steps.retrieve:
-            self._found[layer] = Found(self._shelf.ids[:0], torch.empty(0))
+            self._found[layer] = Found(self._shelf.ids[:0], torch.empty(0, dtype=torch.float32))
             self.selected.append([[]])
             return []
         units = q.shape[0] if self._steps.per_head else 1

@@ -122,7 +122,7 @@ class RowView:
         at = rows - self.first
         turns = self.column("turn")[at]
         return Segment(
-            embeds=torch.empty(len(rows), 0),
+            embeds=torch.empty(len(rows), 0, dtype=torch.float32),
             ids=self.column("ids")[:, at],
             advance=len(rows),
             kind=self.column("kind")[at],

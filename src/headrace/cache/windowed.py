@@ -47,7 +47,7 @@ class WindowContext(CacheContext):
         self._num_sinks = num_sinks
         self._reach = reach
         self._ends = torch.empty(0, dtype=torch.int64)
-        far = torch.full((spec.position_rows, 1), reach - 1)
+        far = torch.full((spec.position_rows, 1), reach - 1, dtype=torch.int64)
         self._far = cos_sin(spec.rope, far, dtype=spec.dtype, device=spec.device)
 
     def begin(self, segment: Segment) -> None:

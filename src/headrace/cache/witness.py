@@ -57,7 +57,7 @@ class Witness:
         """The same, with (rows, frames, times) of what is kept elsewhere; where a row comes twice, the last holds."""
         mass = torch.cat([mass for _, mass in self.looked]).cpu() / len(self.looked)  # all layers at once
         arrival, slot = torch.unique(torch.cat([rows for rows, _ in self.looked]), return_inverse=True)
-        total = torch.zeros(len(arrival)).index_add_(0, slot, mass)
+        total = torch.zeros(len(arrival), dtype=torch.float32).index_add_(0, slot, mass)
         frame = torch.full(arrival.shape, -1)
         time_s = torch.full(arrival.shape, -1.0, dtype=torch.float64)
         for view in tables:
@@ -83,7 +83,7 @@ def retrieved(shelf: Shelf, found: Sequence[Found]) -> Retrieved:
     """Which frames were looked up, in which share of the layers, and what they were worth."""
     ids, scores = torch.cat([x.ids for x in found]), torch.cat([x.scores for x in found])
     known, slot = torch.unique(ids, return_inverse=True)
-    count = torch.zeros(len(known)).index_add_(0, slot, torch.ones(len(ids)))
-    worth = torch.zeros(len(known)).index_add_(0, slot, scores) / count
+    count = torch.zeros(len(known), dtype=torch.float32).index_add_(0, slot, torch.ones_like(ids, dtype=torch.float32))
+    worth = torch.zeros_like(count).index_add_(0, slot, scores) / count
     frame = torch.tensor([int(block.notes.frame.max()) for block in shelf.take(shelf.find(known))], dtype=torch.int64)
     return Retrieved(frame, count / len(found), worth)

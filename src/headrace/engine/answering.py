@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from headrace import registry
 from headrace.engine.decoding import Chooser, Detokenizer
+from headrace.engine.modes import each_in_own_modes
 from headrace.engine.pipeline import Pipeline
 from headrace.engine.state import StreamState, alias
 from headrace.engine.step import Stopwatch, framed, prefill, replay, see
@@ -102,9 +102,12 @@ def answer(backbone: Backbone, query: Query, prompt: Prompt, *, start: float) ->
         prompt: What it is answered from; used up by it.
         start: When the question came, on ``time.perf_counter``.
     """
-    with torch.no_grad():
+
+    def parts() -> Iterator[Token | Said]:
         asked = ask(backbone, query, *show_past(backbone, prompt))
-    yield from say(backbone, asked, prompt.state, start=start)
+        yield from say(backbone, asked, prompt.state, start=start)
+
+    return each_in_own_modes(parts(), backbone.spec.device)
 
 
 def ask(backbone: Backbone, query: Query, context: Context, cursor: Cursor) -> Asked:
@@ -155,13 +158,12 @@ def say(
         last = text.stopped or len(ids) >= query.max_tokens
         if last and not query.remember:
             break
-        with torch.no_grad():
-            row, cursor = backbone.place(cursor, backbone.embed([token], turn=cursor.turn))
-            hidden = backbone.extend(row, context, outputs=0 if last else 1)
-            num_run += 1
-            if last:
-                break
-            token = choose(backbone.logits(hidden)[-1])
+        row, cursor = backbone.place(cursor, backbone.embed([token], turn=cursor.turn))
+        hidden = backbone.extend(row, context, outputs=0 if last else 1)
+        num_run += 1
+        if last:
+            break
+        token = choose(backbone.logits(hidden)[-1])
     if rest := text.finish():
         yield Token(-1, rest)
     span = context.finish()

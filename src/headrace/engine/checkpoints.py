@@ -42,6 +42,7 @@ class Checkpointer:
         stall_ms: Milliseconds for which the last snapshot held the stream.
         write_ms: Milliseconds from the last snapshot to the end of its writing.
         error: What the last save failed with, None when it went well.
+        ended: Called once it saves no more.
 
     Raises:
         ValueError: ``every_s`` is no time.
@@ -69,22 +70,33 @@ class Checkpointer:
         self._noted, self._clock = noted or _log.warning, clock
         self._due = clock() + every_s
         self._writer: threading.Thread | None = None
+        self._starting = threading.Lock()  # a save does not begin while one ends all of them
         self._holds = True
+        self.ended: Callable[[Checkpointer], None] | None = None
         self.num_saved = 0
         self.stall_ms = self.write_ms = 0.0
         self.error: SavedStreamError | None = None
 
     def tick(self) -> None:
-        """Save if it is time to; the stream calls it after every step."""
-        now = self._clock()
-        if now < self._due or (self._writer is not None and self._writer.is_alive()):
-            return
-        self._due = now + self._every_s
+        """Save if it is time to; the stream calls it after every step, and goes on whatever fails here."""
+        try:
+            with self._starting:
+                now = self._clock()
+                if now < self._due or (self._writer is not None and self._writer.is_alive()):
+                    return
+                self._due = now + self._every_s
+                self._begin()
+        except Exception as error:  # such as no memory for a copy, or no room for a thread
+            self._failed(SavedStreamError(f"{self.folder.path}: the stream cannot be saved ({error})"))
+
+    def _begin(self) -> None:
+        """Take a snapshot, and begin to write it."""
         start = time.perf_counter()
         shot = self._snap()
         self.stall_ms = 1000 * (time.perf_counter() - start)
-        self._writer = threading.Thread(target=self._write, args=(shot, start), daemon=True)
-        self._writer.start()
+        writer = threading.Thread(target=self._write, args=(shot, start), daemon=True)
+        writer.start()
+        self._writer = writer
 
     @property
     def is_closed(self) -> bool:
@@ -93,16 +105,23 @@ class Checkpointer:
 
     def wait(self) -> None:
         """Wait until nothing is being written."""
-        if self._writer is not None:
+        if self._writer is not None and self._writer is not threading.current_thread():
             self._writer.join()
+
+    def _stop(self) -> None:
+        """Begin no other save, and wait until nothing is being written."""
+        with self._starting:
+            self._due = float("inf")
+        self.wait()
 
     def give_up(self) -> None:
         """End without saving: nothing is written any more, and others may write to the folder."""
-        self._due = float("inf")
-        self.wait()
+        self._stop()
         if self._holds:
             self._holds = False
             self.folder.let_go()
+        if self.ended is not None:
+            self.ended(self)
 
     def close(self) -> None:
         """Save the stream as it is; it is not saved again.
@@ -110,8 +129,7 @@ class Checkpointer:
         Raises:
             SavedStreamError: It cannot be written.
         """
-        self._due = float("inf")
-        self.wait()
+        self._stop()
         try:
             self.folder.write(self._snap())
         finally:
@@ -122,15 +140,19 @@ class Checkpointer:
         try:
             self.folder.write(shot)
         except Exception as error:  # whatever it is: the thread ends here, and the stream goes on
-            if self.error is None:
-                self._noted(f"{error}; the stream goes on, and the next checkpoint will try again")
-            self.error = error if isinstance(error, SavedStreamError) else SavedStreamError(str(error))
+            self._failed(error if isinstance(error, SavedStreamError) else SavedStreamError(str(error)))
             return
         if self.error is not None:
             self._noted(f"{self.folder.path}: can be written to again; the stream is saved")
         self.error = None
         self.num_saved += 1
         self.write_ms = 1000 * (time.perf_counter() - start)
+
+    def _failed(self, error: SavedStreamError) -> None:
+        """Take note of a save that failed, and tell of the first of them."""
+        known, self.error = self.error, error
+        if known is None:
+            self._noted(f"{error}; the stream goes on, and the next checkpoint will try again")
 
     def __enter__(self) -> Checkpointer:
         return self
@@ -141,7 +163,7 @@ class Checkpointer:
             return
         try:
             self.close()
-        except SavedStreamError:
+        except Exception:  # the stream cannot be saved, or is closed; what ended the block goes before
             if error is None:
                 raise
 
@@ -177,8 +199,13 @@ class Keeping:
         for other in self._running:
             if other.folder is checkpointer.folder:
                 other.give_up()
+        checkpointer.ended = self._drop
         self._running = [*(x for x in self._running if not x.is_closed), checkpointer]
         return checkpointer
+
+    def _drop(self, checkpointer: Checkpointer) -> None:
+        """Hold on to it no longer: it holds the stream, which else could only be collected with it."""
+        self._running = [x for x in self._running if x is not checkpointer]
 
     def end(self) -> None:
         """Give all up: the stream is closed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ from headrace import backbones, registry
 from headrace.cache import Disk
 from headrace.engine import saving
 from headrace.engine.folder import Folder
+from headrace.engine.modes import own_modes
 from headrace.engine.pipeline import Pipeline
 from headrace.engine.stream import Stream
 from headrace.protocols import Backbone
 from headrace.types import View
 
 NANO = "nano"
+_LOADING = threading.Lock()  # transformers sets torch's default number type meanwhile, and puts back what it found
 
 _log = logging.getLogger("headrace.engine")
 
@@ -103,7 +106,8 @@ class Engine:
         """
         budget_bytes = _bytes(memory_mb)
         known = Folder(Path(folder).absolute())
-        pipeline, state = saving.load(known.path, lambda view: self.looking(view).spec, into=known)
+        with own_modes(self.backbone.spec.device):
+            pipeline, state = saving.load(known.path, lambda view: self.looking(view).spec, into=known)
         stream = Stream(self, pipeline, budget_bytes=budget_bytes, state=state, folder=known)
         _house(stream, disk, disk_mb)
         held = getattr(pipeline.memory, "ram_blocks", None)
@@ -139,7 +143,9 @@ def load(
     place = choose_device(device)
     name = str(Path(__file__).parents[1] / "weights" / NANO) if model == NANO else model
     kind = choose_dtype(dtype, place, model)
-    return Engine(backbones.load(name, revision=revision, offline=offline, dtype=kind, device=place, weights=weights))
+    with _LOADING, own_modes(place):
+        found = backbones.load(name, revision=revision, offline=offline, dtype=kind, device=place, weights=weights)
+    return Engine(found)
 
 
 def _check_tiers(memory: Any) -> None:
@@ -180,7 +186,7 @@ def choose_device(device: str | torch.device) -> torch.device:
         return torch.device("cpu") if found is None else found
     try:
         place = torch.device(device)
-        torch.zeros(1, device=place).item()
+        torch.zeros(1, dtype=torch.float32, device=place).item()
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device: {device!r} cannot be used here ({str(error).splitlines()[0]})") from None
     return place

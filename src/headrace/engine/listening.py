@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -37,6 +38,26 @@ def stand(pipeline: Pipeline, backbone: Backbone, number: int, text: str, max_to
     return Standing(number, text, max_tokens, pipeline.speaker.init(backbone.spec))
 
 
+def dismiss(watching: Sequence[Standing], number: int) -> tuple[Standing, ...]:
+    """Take a standing instruction back.
+
+    Args:
+        watching: All of them.
+        number: The one that goes.
+
+    Returns:
+        The others.
+
+    Raises:
+        ValueError: There is none of this number.
+    """
+    left = tuple(standing for standing in watching if standing.number != number)
+    if len(left) == len(watching):
+        known = ", ".join(str(standing.number) for standing in watching) or "none"
+        raise ValueError(f"unwatch: no standing instruction has the number {number!r}; there are: {known}")
+    return left
+
+
 def listen(
     pipeline: Pipeline, backbone: Backbone, state: StreamState, sight: Sight, report: Report
 ) -> tuple[StreamState, Report, list[Event]]:
@@ -59,7 +80,7 @@ def listen(
     if not state.watching:
         return state, report, []
     watch, events, watching = Stopwatch(backbone), list[Event](), list[Standing]()
-    with watch.stage("speak"), torch.no_grad():
+    with watch.stage("speak"):
         context = pipeline.memory.read(state.memory, backbone.spec, query=True)
         context, cursor = show_past(backbone, Prompt(pipeline, state, context))
         seen = Observation(report.frames[-1], report.time_s, None, sight.kept)
@@ -82,5 +103,5 @@ def listen(
 
 def _first_word(reply: Reply) -> int:
     """The likeliest token that does not end the reply: who speaks says something."""
-    stop = torch.tensor(reply.stop_ids, device=reply.logits.device)
+    stop = torch.tensor(reply.stop_ids, dtype=torch.int64, device=reply.logits.device)
     return int(reply.logits.index_fill(0, stop, -torch.inf).argmax())

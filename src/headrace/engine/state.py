@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -73,6 +73,26 @@ class StreamState:
     began_s: float | None = None
 
 
+def counted(state: StreamState, frame: Frame) -> StreamState:
+    """The state with one frame more: how many there are, and where they stand in time."""
+    return replace(
+        state,
+        num_frames=state.num_frames + 1,
+        time_s=frame.time_s,
+        next_index=frame.index + 1,
+        began_s=state.began_s if state.num_frames else frame.time_s,
+    )
+
+
+def waiting(state: StreamState, frame: Frame) -> StreamState:
+    """The state with a frame that waits for its step, and so outlives the push: its picture is copied.
+
+    Whoever made the frame may use the picture's memory again.
+    """
+    own = replace(frame, image=frame.image.clone())
+    return replace(counted(state, frame), pending=(*state.pending, own))
+
+
 def fork(value: Any) -> Any:
     """Copy a state for another stream: values share what never changes, tensors are copied."""
     return _copy(value, ("fork",))
@@ -98,7 +118,7 @@ def _copy(value: Any, ways: tuple[str, ...]) -> Any:
         return {key: _copy(item, ways) for key, item in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         copies = {f.name: _copy(getattr(value, f.name), ways) for f in dataclasses.fields(value)}
-        return dataclasses.replace(value, **copies)
+        return replace(value, **copies)
     constant = value is None or isinstance(value, int | float | bool | str | frozenset)
     assert constant, f"{type(value)} may not stand in a state"
     return value

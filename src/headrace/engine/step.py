@@ -181,9 +181,10 @@ def advance(
             seen = Observation(frames[-1].index, frames[-1].time_s, hidden, tokens)
             speaker, decision = pipeline.speaker.step(state.speaker, seen)
     with watch.stage("prefill"):
-        # Last: what failed before has changed nothing. Standing instructions come after it, and may fail too.
-        undoable = state.watching and pipeline.memory.kind != "tokens" and held is state.memory
-        memory = pipeline.memory.write(alias(held) if undoable else held, span)
+        # To an alias, which copies no rows: until the stream takes the step over, what fails has changed nothing of the
+        # memory, be it a standing instruction or Ctrl-C. Token memories make a new value anyway.
+        shared = held is state.memory and pipeline.memory.kind != "tokens"
+        memory = pipeline.memory.write(alias(held) if shared else held, span)
     after = replace(
         state,
         encoder=encoder,

@@ -5,12 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from headrace.cache import Disk
 from headrace.engine import saving
@@ -19,9 +18,10 @@ from headrace.engine.checkpoints import EVERY_S, Checkpointer, Keeping
 from headrace.engine.folder import Folder
 from headrace.engine.following import Source, unseen
 from headrace.engine.gate import Gate
-from headrace.engine.listening import listen, stand
+from headrace.engine.listening import dismiss, listen, stand
+from headrace.engine.modes import own_modes
 from headrace.engine.pipeline import Pipeline
-from headrace.engine.state import StreamState, fork
+from headrace.engine.state import StreamState, alias, counted, fork, waiting
 from headrace.engine.step import advance, answered, begin, check_bound, check_budget, housed, most_rows, next_frame
 from headrace.protocols import Backbone
 from headrace.types import Answer, Event, Frame, ModelSpec, Query, Report, Sight, Span, Token, View, join
@@ -60,18 +60,18 @@ class Stream:
         view: View | None = None,
     ) -> None:
         self._engine = engine
-        self._backbone: Backbone = engine.looking((view or View()) if state is None else state.view)
         self.pipeline = pipeline
         self._budget_bytes = budget_bytes
         self._lock = threading.RLock()
         self._closed = False
         self._gate = Gate(self._lock)
         self.report: Report | None = None
-        check_bound(pipeline, self.spec, budget_bytes)
         self._observer: Callable[[Sight, Report], None] | None = None
         self._keeping = Keeping(folder)
         self._disk: Disk | None = None  # for the first frame, which may begin the state anew
-        with torch.no_grad():
+        with own_modes(engine.backbone.spec.device):
+            self._backbone: Backbone = engine.looking((view or View()) if state is None else state.view)
+            check_bound(pipeline, self.spec, budget_bytes)
             self._state = begin(pipeline, self._backbone, budget_bytes=budget_bytes) if state is None else state
 
     @property
@@ -120,18 +120,13 @@ class Stream:
             ValueError: The frame is no picture or comes before the last one, or the stream is closed.
             MemoryBudgetError: There is no room left; the frame was not taken.
         """
-        with self._lock, torch.no_grad():
-            self._gate.pass_through()
-            self._check_open()
+        with self._inside(waits=True):
             frame = next_frame(frame, self._state)
             state = self._state if self._state.num_frames else self._settled(frame)
-            pending, num_frames, next_index = (*state.pending, frame), state.num_frames + 1, frame.index + 1
-            began_s = state.began_s if state.num_frames else frame.time_s
-            seen = replace(state, num_frames=num_frames, time_s=frame.time_s, next_index=next_index, began_s=began_s)
-            if len(pending) < self._step_frames:
-                self._state, self.report = replace(seen, pending=pending), None
+            if len(state.pending) + 1 < self._step_frames:
+                self._state, self.report = waiting(state, frame), None
                 return self._heard()
-            return self._step(replace(seen, pending=()), pending, hear=True)
+            return self._step(replace(counted(state, frame), pending=()), (*state.pending, frame), hear=True)
 
     def _settled(self, frame: Frame) -> StreamState:
         """The state with the size of all frames fixed by the first one: begun again, knowing it."""
@@ -214,8 +209,7 @@ class Stream:
 
     def _prompt(self, query: Query) -> Prompt:
         """Take a snapshot to answer from; pending frames are seen by the question but stay pending."""
-        with self._lock, torch.no_grad():
-            self._check_open()
+        with self._inside():
             if not self._state.num_frames:
                 raise ValueError("question: no frame has been pushed yet; push at least one before asking")
             before = self._state
@@ -245,12 +239,13 @@ class Stream:
     def _remember(self, said: Said) -> None:
         """Write a question and its answer into the memory."""
         span, cursor, memory = said.span, said.cursor, self.pipeline.memory
-        with self._lock, torch.no_grad():
+        with self._lock, own_modes(self.spec.device):
             if memory.kind == "tokens":
                 ids, cursor = said.answer.tokens, self._state.cursor
                 rows = [said.asked, self._backbone.embed(ids, turn=cursor.turn)] if ids else [said.asked]
                 span = Span(segment=join(rows))
-            self._state = replace(self._state, memory=memory.write(self._state.memory, span), cursor=answered(cursor))
+            held = self._state.memory if memory.kind == "tokens" else alias(self._state.memory)
+            self._state = replace(self._state, memory=memory.write(held, span), cursor=answered(cursor))
 
     @property
     def watching(self) -> dict[int, str]:
@@ -275,9 +270,7 @@ class Stream:
             ValueError: The instruction is empty or holds control tokens, the number is wrong, the pipeline's speaker
                 takes no instructions, or the stream is closed.
         """
-        with self._lock:
-            self._gate.pass_through()
-            self._check_open()
+        with self._inside(waits=True):
             standing = stand(self.pipeline, self._backbone, self._state.num_watches + 1, instruction, max_tokens)
             watching = (*self._state.watching, standing)
             self._state = replace(self._state, watching=watching, num_watches=standing.number)
@@ -289,14 +282,8 @@ class Stream:
         Raises:
             ValueError: There is none of this number, or the stream is closed.
         """
-        with self._lock:
-            self._gate.pass_through()
-            self._check_open()
-            if number not in self.watching:
-                known = ", ".join(map(str, self.watching)) or "none"
-                raise ValueError(f"unwatch: no standing instruction has the number {number!r}; there are: {known}")
-            left = tuple(standing for standing in self._state.watching if standing.number != number)
-            self._state = replace(self._state, watching=left)
+        with self._inside(waits=True):
+            self._state = replace(self._state, watching=dismiss(self._state.watching, number))
 
     def house(self, disk: Disk) -> None:
         """Let blocks of the past that do not fit in memory go to a disk; forks share it.
@@ -304,15 +291,13 @@ class Stream:
         Raises:
             ValueError: The memory keeps no blocks, or all of them in memory.
         """
-        with self._lock:
-            self._check_open()
+        with self._inside():
             self._state = replace(self._state, memory=housed(self.pipeline.memory, self._state.memory, disk))
             self._disk = disk
 
     def fork(self) -> Stream:
         """Start another stream with the same past; sealed blocks are shared, both go their own way."""
-        with self._lock:
-            self._check_open()
+        with self._inside():
             twin = Stream(self._engine, self.pipeline, budget_bytes=self._budget_bytes, state=fork(self._state))
             twin._disk = self._disk
             return twin
@@ -324,8 +309,7 @@ class Stream:
             ValueError: A field is not tunable, a value is out of range, or the stream is closed.
             MemoryBudgetError: The memory might then hold more than its budget.
         """
-        with self._lock:
-            self._check_open()
+        with self._inside():
             pipeline = self.pipeline.tuned(**values)
             check_bound(pipeline, self.spec, self._budget_bytes)
             self.pipeline = pipeline
@@ -336,8 +320,7 @@ class Stream:
         It runs in the thread that pushes, which waits for it. What it raises comes out of ``push``, after the frame was
         taken. Forks are not observed.
         """
-        with self._lock:
-            self._check_open()
+        with self._inside():
             self._observer = observer
 
     def save(self, folder: str | Path) -> None:
@@ -349,7 +332,8 @@ class Stream:
         Raises:
             SavedStreamError: The folder cannot be written to; what it held is still there.
         """
-        self._keeping.folder(folder).write(self._snapshot(None))
+        with own_modes(self.spec.device):
+            self._keeping.folder(folder).write(self._snapshot(None))
 
     def checkpoint(
         self,
@@ -375,18 +359,21 @@ class Stream:
         return self._keeping.begin(Checkpointer(snap, place, every_s=every_s, noted=noted))
 
     def _snapshot(self, pipeline: Pipeline | None) -> saving.Snapshot:
-        with self._lock, torch.no_grad():
-            self._check_open()
+        with self._inside():
             return saving.snapshot(pipeline or self.pipeline, self._state, self._backbone.spec)
 
     def close(self) -> None:
         """Forget the past; further calls fail."""
         with self._lock:
             self._gate.pass_through()
-            self._keeping.end()
-            self._closed, self._disk = True, None
-            nothing = replace(self._state, encoder=None, compressor=None, memory=None, speaker=None, pending=())
-            self._state = replace(nothing, watching=())
+        try:
+            self._keeping.end()  # without the lock: what is told of the last save may use the stream
+        finally:
+            with self._lock:
+                self._gate.pass_through()
+                self._closed, self._disk = True, None
+                nothing = replace(self._state, encoder=None, compressor=None, memory=None, speaker=None, pending=())
+                self._state = replace(nothing, watching=())
 
     def __enter__(self) -> Stream:
         return self
@@ -394,6 +381,12 @@ class Stream:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ValueError("this stream is closed; open another")
+    @contextmanager
+    def _inside(self, *, waits: bool = False) -> Iterator[None]:
+        """Hold the lock of the open stream, in its own modes; ``waits`` until no answer is being written down."""
+        with self._lock, own_modes(self.spec.device):
+            if waits:
+                self._gate.pass_through()
+            if self._closed:
+                raise ValueError("this stream is closed; open another")
+            yield

@@ -137,7 +137,7 @@ class ChosenByKernels(Chosen):
 def choose(keys: Tensor, reference: Tensor, *, num: int, metric: str) -> ChosenByKernels:
     """Choose as ``selective.choose`` does, by two launches."""
     (frames, total, width), device = keys.shape, keys.device
-    scores = torch.empty(frames, total, device=device)
+    scores = torch.empty(frames, total, dtype=torch.float32, device=device)
     places = torch.empty(frames, total, device=device, dtype=torch.int32)
     rows = torch.empty(frames, num, device=device, dtype=torch.int64)
     block = triton.next_power_of_2(width)
@@ -159,7 +159,7 @@ def _on(x: Tensor) -> AbstractContextManager[Any]:
 @torch.no_grad()
 def check(device: torch.device) -> None:
     """Raise an error where the kernels do not run on a device, or give something else than plain operations."""
-    keys = torch.linspace(-1, 1, 2 * 21 * 40).sin().view(2, 21, 40).to(device)
+    keys = torch.linspace(-1, 1, 2 * 21 * 40, dtype=torch.float32).sin().view(2, 21, 40).to(device)
     reference, new = keys[0] * keys[1], keys[:, :6] + 1
     found, expected = (make(keys, reference, num=6, metric="cosine") for make in (choose, choose_plainly))
     for a, b in (

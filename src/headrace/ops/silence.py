@@ -22,6 +22,6 @@ def breaks_silence(logits: Tensor, stop_ids: Sequence[int], threshold: float) ->
     Source: VideoLLM-online (arXiv 2406.11816).
     """
     odds = torch.softmax(logits.float(), dim=-1)
-    stop = torch.tensor(stop_ids, device=odds.device)
+    stop = torch.tensor(stop_ids, dtype=torch.int64, device=odds.device)
     silence, word = odds[..., stop].sum(dim=-1), odds.index_fill(-1, stop, 0.0).amax(dim=-1)
     return (silence < threshold) | (silence < word), silence

@@ -239,7 +239,7 @@ class Attention:
         if not bool(visual.any()):
             return ()
         frames, slot = torch.unique(self.frame[visual], return_inverse=True)
-        mass = torch.zeros(len(frames), device=slot.device).index_add_(0, slot, self.mass[visual])
+        mass = torch.zeros(len(frames), dtype=torch.float32, device=slot.device).index_add_(0, slot, self.mass[visual])
         times = torch.zeros(len(frames), dtype=torch.float64, device=slot.device)
         times.scatter_(0, slot, self.time_s[visual])
         order = torch.argsort(mass, descending=True, stable=True)[:num].tolist()

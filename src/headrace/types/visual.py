@@ -119,9 +119,10 @@ class VisualTokens:
         """
         num = int(groups.max()) + 1
         groups, weights = groups.to(self.features.device), weights.to(self.features.device)
-        share = weights.float() / torch.zeros(num, device=weights.device).index_add_(0, groups, weights.float())[groups]
+        none = torch.zeros(num, dtype=torch.float32, device=weights.device)
+        share = weights.float() / none.index_add(0, groups, weights.float())[groups]
         chief = torch.full((num,), len(self), dtype=torch.int64, device=groups.device)
-        heaviest = torch.zeros(num, device=weights.device).scatter_reduce_(0, groups, weights.float(), "amax")
+        heaviest = none.scatter_reduce(0, groups, weights.float(), "amax")
         is_chief = weights.float() == heaviest[groups]
         chief.scatter_reduce_(0, groups[is_chief], torch.nonzero(is_chief).squeeze(1), "amin")
 
@@ -129,13 +130,12 @@ class VisualTokens:
             out = torch.zeros(num, x.shape[1], dtype=torch.float32, device=x.device)
             return out.index_add_(0, groups, x.float() * share[:, None]).to(x.dtype)
 
-        old = torch.ones(len(self), device=groups.device) if self.weight is None else self.weight
-        total = torch.zeros(num, device=groups.device)
+        old = torch.ones(len(self), dtype=torch.float32, device=groups.device) if self.weight is None else self.weight
         merged = replace(
             self.take(chief),
             features=mean(self.features),
             deep=None if self.deep is None else torch.stack([mean(x) for x in self.deep]),
-            weight=None if self.weight is None and num == len(self) else total.index_add_(0, groups, old.float()),
+            weight=None if self.weight is None and num == len(self) else none.index_add(0, groups, old.float()),
         )
         return merged.take(torch.argsort(merged.slot))
 

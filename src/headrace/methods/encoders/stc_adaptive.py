@@ -94,7 +94,7 @@ class AdaptiveState:
 
 def grey(size: tuple[int, int], amount: float) -> Frame:
     """A grey picture of (height, width) pixels under normal noise of ``amount`` grey levels, always the same."""
-    noise = torch.randn(*size, 3, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(*size, 3, dtype=torch.float32, generator=torch.Generator().manual_seed(0))
     return Frame(0, 0.0, (128 + amount * noise).round().clamp(0, 255).to(torch.uint8))
 
 

@@ -116,7 +116,7 @@ class InfLLM(Method):
     def init(self, spec: ModelSpec) -> InfLLMState:
         """Nothing seen."""
         index = VectorIndex.empty(spec.layers, spec.heads * spec.head_dim, spec.device)
-        scores = torch.zeros(spec.layers, spec.heads, 0, device=spec.device)
+        scores = torch.zeros(spec.layers, spec.heads, 0, dtype=torch.float32, device=spec.device)
         window = KVCache(spec, block_rows=min(4096, max(64, self.window // 4)))
         return InfLLMState(KVCache(spec, block_rows=64), window, Shelf(), index, scores)
 

@@ -100,7 +100,7 @@ class PageContext(AskContext):
         policy = resolve_policy(method.positions, spec.positions)
         super().__init__(spec, list(past), next_row=max(past[1].rows.stop, past[0].rows.stop), positions=policy)
         self._strands, self._method, self._looks = strands, method, looks
-        self._queries: list[Tensor] = [torch.empty(0)] * spec.layers
+        self._queries: list[Tensor] = [torch.empty(0, dtype=torch.float32)] * spec.layers
         self._start_asking(query=query)
 
     def _seen(self, layer: int, q: Tensor, number: Tensor) -> list[Seen]:
@@ -122,7 +122,7 @@ class PageContext(AskContext):
         strand, method = self._strands[layer], self._method
         num = len(strand.rows)
         size = min(method.page, max(num, 1))
-        pages, mass = torch.empty(0, dtype=torch.int64), torch.empty(0)
+        pages, mass = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.float32)
         if num:
             pages, mass = best_pages(strand.keys, q, size, method.retrieve if self._looks else 1.0, self._spec.scale)
         at = (pages[:, None] * size + torch.arange(size)).flatten()
@@ -174,8 +174,8 @@ class PageContext(AskContext):
         frames = sorted(chosen)
         looked = Retrieved(
             torch.tensor(frames, dtype=torch.int64),
-            torch.tensor([chosen[frame] for frame in frames]),
-            torch.tensor([worth.get(frame, 0.0) for frame in frames]),
+            torch.tensor([chosen[frame] for frame in frames], dtype=torch.float32),
+            torch.tensor([worth.get(frame, 0.0) for frame in frames], dtype=torch.float32),
         )
         tables = [part.rows for part in self._past]
         return self._witness.of_rows(tables, known, self._segments, self._next_row, looked if self._layouts else None)
@@ -294,7 +294,7 @@ class LiveVLM(Method):
                 for name in ("ids", "frame", "time_s")
             )
             every = Strand(keys, values, rotated, rows, ids, frame, time_s)
-            scores = torch.zeros(len(rows))
+            scores = torch.zeros(len(rows), dtype=torch.float32)
             if state.queries and len(rows):
                 queries, scale = state.queries[layer], state.near.spec.scale
                 (mass,) = attention_mass(queries, [KeyGroup(rotated, values)], scale=scale)

@@ -114,7 +114,7 @@ class StreamingLLM(Method):
         """See the sinks just before the window, and the window."""
         policy = resolve_policy(self.positions, spec.positions)
         sinks, window = state.sinks.table.view(), state.window.table.view()
-        place = window.ids_of(window.first) if window.stop > window.first else torch.empty(0)
+        place = window.ids_of(window.first) if window.stop > window.first else torch.empty(0, dtype=torch.int64)
         past = (
             Past(state.sinks.snapshot(), sinks, moved=_before(window, sinks.stop, policy, place)),
             Past(state.window.snapshot(), window),
@@ -166,5 +166,5 @@ def _before(window: RowView, num_sinks: int, policy: str, place: Tensor) -> Tens
     """
     if window.first <= num_sinks or not num_sinks:
         return None
-    oldest = place if policy == "original" else torch.full((1,), window.first)
+    oldest = place if policy == "original" else torch.full((1,), window.first, dtype=torch.int64)
     return oldest[:, None] - num_sinks + torch.arange(num_sinks)

@@ -172,7 +172,8 @@ class StreamingVLM(Method):
         places = [part.places(policy) for part in (*line, pictures)]
         if self.counting == "shrink" and window.stop > window.first:
             places[3] = places[3] + (state.passed - pictures.passed)
-            oldest = window.ids_of(window.first) if policy == "original" else torch.tensor([window.first])
+            first = torch.tensor([window.first], dtype=torch.int64)
+            oldest = window.ids_of(window.first) if policy == "original" else first
             oldest = places[3][:, 0] if len(pictures) else oldest.expand(spec.position_rows)
             num = sum(len(part) for part in line)
             before = oldest[:, None] - num + torch.arange(num)

@@ -167,7 +167,7 @@ class BilevelContext(AskContext):
                 self._piece(part, run, rooms)
         empty = torch.empty(spec.kv_heads, 0, spec.head_dim, dtype=spec.dtype, device=spec.device)
         rotated, values = (torch.cat([empty, *room], 1) for room in rooms[:2])
-        rows = torch.cat([torch.empty(0), *rooms[2]])
+        rows = torch.cat([torch.empty(0, dtype=torch.float64), *rooms[2]])
         short = self._next_row - len(rows) if method.suffix == "published" else 0
         found = Found(every.ids[dense], worth[dense])
         number = rows.long() if not short else torch.arange(len(rows))
@@ -183,7 +183,7 @@ class BilevelContext(AskContext):
         if not len(numbers):
             return numbers.bool(), every.scores
         names, slot = torch.unique(numbers, return_inverse=True)
-        total = torch.zeros(len(names)).index_add_(0, slot, every.scores)
+        total = torch.zeros(len(names), dtype=torch.float32).index_add_(0, slot, every.scores)
         worth = total / torch.bincount(slot)
         best = names[torch.topk(worth, min(self._method.retrieve, len(names))).indices]
         ends = torch.stack((names[0], names[-1]))

@@ -29,7 +29,7 @@ class Recency(Method):
 
     def add(self, state: VectorIndex, number: int, block: Sealed, embeds: Tensor) -> VectorIndex:
         """Note the block's name."""
-        return state.add(number, torch.empty(1, 0, device=state.device))
+        return state.add(number, torch.empty(1, 0, dtype=torch.float32, device=state.device))
 
     def select(self, state: VectorIndex, layer: int | None, q: Tensor, budget: int) -> Found:
         """Choose the newest; each is worth its age rank among all."""
