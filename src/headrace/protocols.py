@@ -38,7 +38,8 @@ class Method:
         tunable: Fields that may change while a stream runs; the state stays valid for any value of them.
         effort: Tunable fields that cost time, with their cheapest and their fullest sensible value: what a governor may
             turn, from the value a stream was opened with towards the cheapest. Floats for a field that may also hold a
-            whole number are a share of a frame's tokens. A cheapest above the fullest makes costly steps rarer.
+            whole number are a share of a frame's tokens. A cheapest above the fullest makes costly steps rarer. Between
+            the ends it goes by equal ratios; by equal differences where the cheapest is 0 or less.
         presets: Names of pipelines built on this method, and their texts.
         retriever: Of a memory that looks blocks up, the retriever it has where the pipeline names none; its ``init``
             takes the retriever behind the spec.

@@ -48,12 +48,15 @@ def backbones(folders: Callable[[str], Any]) -> Callable[..., Any]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """``name``: every method; ``case``: every method with every variant; ``ROLE_case``: those of one
     role; ``ROLE_variant``: the same in one place only;
+    ``stepped_case``: those whose step makes the next state beside the old one;
     ``identity``: methods that claim to change nothing at full budget.
     """
     if "name" in metafunc.fixturenames:
         metafunc.parametrize("name", entry_names())
     if "case" in metafunc.fixturenames:
         _cases(metafunc, "case", cases("VARIANTS", *ROLES))
+    if "stepped_case" in metafunc.fixturenames:
+        _cases(metafunc, "stepped_case", cases("VARIANTS", "encoder", "compressor", "speaker"))
     for role in ROLES:
         if f"{role}_case" in metafunc.fixturenames:
             _cases(metafunc, f"{role}_case", cases("VARIANTS", role))

@@ -142,10 +142,11 @@ class EncoderPlay(Play):
 class MemoryPlay(Play):
     """Steps of frames and remembered turns in, hidden rows of the step and of a question asked behind it out."""
 
-    def __init__(self, case: Case, method: Any, *, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, case: Case, method: Any, *, dtype: torch.dtype = torch.float32, bare: bool = False) -> None:
         super().__init__(case, method)
         rows, kind = LAYOUTS[case.where]
-        self.spec = spec(position_rows=rows, kind=kind, windows=(None, WINDOWS[1]), dtype=dtype)
+        self.bare = bare
+        self.spec = replace(spec(position_rows=rows, kind=kind, windows=(None, WINDOWS[1]), dtype=dtype), taps=(0, 1))
         self.decoder = Decoder(self.spec)
 
     def init(self) -> Any:
@@ -154,7 +155,7 @@ class MemoryPlay(Play):
 
     def walk(self, seed: int) -> tuple[Any, ...]:
         """The stream: a prefix, then frames and turns."""
-        return walk(seed, self.spec.position_rows, self.spec.dtype)
+        return walk(seed, self.spec.position_rows, self.spec.dtype, bare=self.bare)
 
     def item(self, seed: int, i: int) -> Any:
         return self.walk(seed)[1 + i]

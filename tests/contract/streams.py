@@ -144,25 +144,42 @@ def wrapped(tokens: VisualTokens, position_rows: int) -> Segment:
     )
 
 
-def thinned(seed: int, i: int, dtype: torch.dtype) -> VisualTokens:
-    """Tokens of one or two frames of a 2 x 3 grid, some of them dropped."""
+def deepened(features: Tensor) -> Tensor:
+    """The (2, N, D) deepstack features of made-up tokens: averages of tokens have them, too, whatever the weights."""
+    return torch.stack((features * 2, features - 1))
+
+
+def thinned(seed: int, i: int, dtype: torch.dtype, *, bare: bool = False) -> VisualTokens:
+    """Tokens of one or two frames of a 2 x 3 grid, some of them dropped; ``bare``: all of every third frame."""
     num = 1 + i % 2
     frame, row, col = places(num, (2, 3))
     generator = dice(seed, i)
     features = torch.randn(6 * num, DECODER_DIM, generator=generator, dtype=torch.float64).to(dtype)
     index = 3 * (i // 2) + i % 2
     full = VisualTokens(
-        features, frame, row, col, (2, 3), tuple(range(index, index + num)), tuple(1.5 * index + f for f in range(num))
+        features,
+        frame,
+        row,
+        col,
+        (2, 3),
+        tuple(range(index, index + num)),
+        tuple(1.5 * index + f for f in range(num)),
+        deep=deepened(features),
+        weight=1.0 + torch.arange(6 * num) % 3,
     )
-    kept = [f * 6 + x for f in range(num) for x in torch.randperm(6, generator=generator)[: 2 + i % 4].sort().values]
-    return full.take(torch.tensor([int(x) for x in kept]))
+    kept = []
+    for f in range(num):
+        order = torch.randperm(6, generator=generator)
+        kept += [f * 6 + int(x) for x in order[: 0 if bare and (i + f) % 3 == 0 else 2 + i % 4].sort().values]
+    return full.take(torch.tensor(kept, dtype=torch.int64))
 
 
 @cache
-def walk(seed: int, position_rows: int, dtype: torch.dtype) -> tuple[Walk, ...]:
+def walk(seed: int, position_rows: int, dtype: torch.dtype, *, bare: bool = False) -> tuple[Walk, ...]:
     """A stream: the prefix (the same for all seeds), then frames, with a remembered turn after every third step.
 
-    After the first layer a pruner drops visual rows of every fourth step, so that layers hold different rows.
+    After the first layer a pruner drops visual rows of every fourth step, so that layers hold different rows. With
+    ``bare`` a compressor has left nothing of some frames, the first among them, and of some steps.
     """
     raw = text_rows(0, 5, position_rows, dtype, kind=Kind.PREFIX, turn=0)
     segment, cursor = place(raw, Cursor())
@@ -173,7 +190,7 @@ def walk(seed: int, position_rows: int, dtype: torch.dtype) -> tuple[Walk, ...]:
             cursor = replace(cursor, turn=cursor.turn + 1)
             raw = text_rows(seed + i, 4 + i % 3, position_rows, dtype, kind=Kind.TEXT, turn=cursor.turn)
         else:
-            tokens = thinned(seed, i, dtype)
+            tokens = thinned(seed, i, dtype, bare=bare)
             raw = wrapped(tokens, position_rows)
             if i % 4 == 1:
                 drop = {0: [j for j in range(len(raw)) if j % 3 != 1]}

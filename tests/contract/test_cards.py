@@ -87,6 +87,19 @@ def test_variants_and_identity_build(name: str):
         registry.build(name, **values)
 
 
+def test_every_parameter_is_tried(name: str):
+    """A parameter that no variant sets might do nothing; what a twin cannot tell is tried where ``OUTSIDE`` says."""
+    twin, known = twin_of(name), registry.fields(name)
+    outside = getattr(twin, "OUTSIDE", {})
+    for field, path in outside.items():
+        tests = REFERENCE.parent / path
+        said = f"tests/reference/{name}.py: OUTSIDE says {path} for {field}"
+        assert tests.is_file() and field in tests.read_text(), f"{said}, which does not try it"  # noqa: PT018 one story
+    tried = {field for values in twin.VARIANTS for field, value in values.items() if value != known[field]}
+    missing = sorted(known.keys() - tried - outside.keys())
+    assert not missing, f"tests/reference/{name}.py: VARIANTS must try other values than the default of {missing}"
+
+
 def test_rejects_values_out_of_range(name: str):
     """Every parameter has a range; the message names the field."""
     table, known = twin_of(name).REJECTS, registry.fields(name)

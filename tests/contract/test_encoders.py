@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import torch
 
 from contract.plays import Case, EncoderPlay, equal, frozen, twin_of
 from contract.streams import frames_of, places
+from headrace.engine.state import fork
 from headrace.protocols import SelectiveEncoder
-from headrace.types import VisualTokens
+from headrace.types import Frame, VisualTokens
 
 STEPS = 4
 
@@ -102,3 +104,30 @@ def test_pictures_matter(encoder_case: Case, backbones: Any):
     _, one = play.step(play.init(), play.item(1, 0))
     _, two = play.step(play.init(), play.item(2, 0))
     assert float((one.features - two.features).abs().max()) > 1e-3
+
+
+def test_a_change_is_seen_where_it_is(encoder_case: Case, backbones: Any):
+    """Of a still picture one cell changes after another: the token there moves most, and a choice begins there.
+
+    A still picture, because an encoder that looks in the wrong place computes what noise has changed there anyway.
+    """
+    play = playing(encoder_case, backbones)
+    rows, cols = play.spec.grid
+    height, width = play.backbone.pixels(frames_of(1, 0, 1)).shape[-2:]
+    still = torch.full((height, width, 3), 90, dtype=torch.uint8)
+    first, before = play.step(play.init(), shown(play, still, 0))
+    wrong = []
+    for place, (row, col) in enumerate(product(range(rows), range(cols))):
+        image = still.clone()
+        image[row * height // rows : (row + 1) * height // rows, col * width // cols : (col + 1) * width // cols] = 255
+        _, after = play.step(fork(first), shown(play, image, 1))
+        moved = (after.features - before.features).float().norm(dim=-1)
+        if moved[place] <= 0.25 * moved.max():
+            wrong.append(((row, col), divmod(int(moved.argmax()), cols)))
+    assert not wrong, f"(changed, seen at): {wrong}; do rows of the tower stand where spec.patch_order says?"
+
+
+def shown(play: EncoderPlay, image: torch.Tensor, step: int) -> tuple[Frame, ...]:
+    """One temporal step of a picture."""
+    size = play.spec.frames_per_step
+    return tuple(Frame(step * size + f, float(step * size + f), image) for f in range(size))

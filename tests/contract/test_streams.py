@@ -22,7 +22,7 @@ from contract.plays import (
 )
 from headrace import registry
 from headrace.engine.pipeline import Pipeline
-from headrace.engine.state import fork, same
+from headrace.engine.state import fork, pack, same
 
 BEFORE, STEPS, DISTURB = 4, 10, 3
 
@@ -103,6 +103,20 @@ def test_outputs_and_inputs_stay_as_they_were(play: Play):
     for item, before, out, after in seen:
         assert equal(frozen(item), before)
         assert equal(frozen(out), after)
+
+
+def test_a_step_leaves_the_state_it_was_given_alone(stepped_case: Case, backbones):
+    """The engine keeps the old state until the whole step has gone well; what changed in place would stay changed."""
+    play = play_of(stepped_case, backbones)
+    state = play.init()
+    for i in range(BEFORE):
+        tensors: dict[str, torch.Tensor] = {}
+        tree = pack(state, tensors)
+        after, _ = play.step(state, play.item(1, i))
+        now: dict[str, torch.Tensor] = {}
+        whole = pack(state, now) == tree and equal(frozen(now), frozen(tensors))
+        assert whole, f"{stepped_case.name}: step {i} changed the state it was given; build the next one beside it"
+        state = after
 
 
 def test_outputs_do_not_depend_on_later_items(play: Play):

@@ -19,7 +19,9 @@ VARIANTS: list[dict[str, Any]] = [
     {"window": 9, "retrieve": 2, "max_blocks": 31},
     {"window": 6, "retrieve": 3, "sinks": 8, "block": 4, "exec_rows": 7, "max_blocks": 9, "remainder": "released"},
     {"window": 5, "retrieve": 2, "per_head": True, "represent": 2, "positions": "original", "max_blocks": 30},
+    {"window": 7, "retrieve": 2, "max_blocks": 8, "ram_blocks": 3, "near": 0},
 ]
+OUTSIDE = {"narrow": "unit/test_rekv_infllm.py"}
 IDENTITY: list[dict[str, Any]] = [{"window": 100_000}, {"window": 100_000, "sinks": 0, "exec_rows": 2, "block": 3}]
 REJECTS: dict[str, list[Any]] = {
     "retrieve": [-1],
@@ -66,9 +68,11 @@ class Twin:
     def write(self, new: list[Row]) -> None:
         """Remember the rows, and drop the oldest blocks."""
         self.rows += new
+        most = self.method.max_blocks
+        most = most if self.method.ram_blocks is None else min(most, self.method.ram_blocks)  # there is no disk here
         for layer in self.layers:
-            layer.blocks = layer.blocks[-self.method.max_blocks :]
-            layer.vectors = layer.vectors[-self.method.max_blocks :]
+            layer.blocks = layer.blocks[-most:]
+            layer.vectors = layer.vectors[-most:]
 
     def attend(
         self,

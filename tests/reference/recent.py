@@ -10,7 +10,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"frames": 1},
     {"frames": 3},
     {"frames": 4, "turn_rows": 0},
-    {"frames": 5, "turn_rows": 9},
+    {"frames": 5, "turn_rows": 9, "positions": "original"},
 ]
 IDENTITY: list[dict[str, Any]] = [{"frames": 100_000, "turn_rows": 100_000}]
 REJECTS: dict[str, list[Any]] = {

@@ -19,6 +19,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"window": 6, "sinks": 8, "retrieve": 1, "recent": 2, "positions": "repack", "max_blocks": 8},
     {"window": 4, "sinks": 2, "retrieve": 50, "positions": "original", "max_blocks": 30},
 ]
+OUTSIDE = {"narrow": "unit/test_rekv_infllm.py"}
 IDENTITY: list[dict[str, Any]] = [{"window": 100_000}, {"window": 100_000, "sinks": 0, "retrieve": 100_000}]
 REJECTS: dict[str, list[Any]] = {
     "retrieve": [-1],

@@ -21,6 +21,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"metric": "dot", "refresh_interval": 4},
     {"selection": "shared", "refresh_interval": 3, "update_ratio": 0.4},
 ]
+OUTSIDE = {"fused": "unit/test_kernels.py"}
 IDENTITY: list[dict[str, Any]] = [{"update_ratio": 1.0}, {"refresh_interval": 1}]
 REJECTS: dict[str, list[Any]] = {
     "refresh_interval": [0, -1],

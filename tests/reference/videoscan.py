@@ -80,6 +80,8 @@ class Twin:
         words = [row for row in before if row.frame < 0 and row.kind != Kind.PREFIX]
         gone_words = {row.arrival for row in words[: max(0, len(words) - self.method.turn_rows)]}
         self.rows = [row for row in before if row.arrival not in gone_words]
+        if not new:
+            return
         if self.policy == "original":
             self.behind = tuple(max(row.ids[axis] for row in new) + 1 for axis in range(self.axes))
         else:

@@ -77,6 +77,15 @@ def test_the_command_writes_table_and_picture_and_goes_on(model: str, tmp_path: 
         (("--budgets", "30"), "budgets: shares between 0 and 1"),
         (("--budgets", "0.1,0.1"), "each once"),
         (("--positions", "packed"), "positions: 'packed' is unknown; known: both, repack, original"),
+        (("--selectors", "uniform,unifrom"), "unknown method 'unifrom'; did you mean uniform"),
+        (("--selectors", "uniform,random,uniform"), "selectors: uniform is given twice"),
+        (("--selectors", ","), "selectors: at least one is needed"),
+        (("--selectors", "uniform:0.3"), "selectors: 'uniform:0.3' has a value of its own; write uniform"),
+        (("--selectors", "recent"), "selectors: 'recent' names the memory recent"),
+        (("--selectors", "stc_cacher"), "selectors: 'stc_cacher' must name one compressor, not 0"),
+        (("--selectors", "uniform+random"), "selectors: 'uniform+random' must name one compressor, not 2"),
+        (("--selectors", "keep_all"), "selectors: keep_all at 0.1: keep_all takes no value"),
+        (("--selectors", "random@seed=-1"), "selectors: random@seed=-1 at 0.1: seed"),
     ],
 )
 def test_wrong_budgets_are_one_clear_line(args: tuple[str, ...], says: str) -> None:
@@ -84,6 +93,28 @@ def test_wrong_budgets_are_one_clear_line(args: tuple[str, ...], says: str) -> N
     assert (code, stdout) == (2, "")
     assert says in stderr
     assert stderr.count("\n") == 1
+
+
+def test_any_compressor_may_be_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone, with settings, with an encoder: what stands in a pipeline does; what is left of it keeps all tokens."""
+    default = Grid("recent:2", (0.25,), ("repack",)).names
+    assert default[-2:] == ["recent:2+stc_cacher", "recent:2+stc_cacher+stc_pruner:0.25@memory.positions=repack"]
+    seen: list[Grid] = []
+
+    def load(*_: Any, **__: Any) -> None:
+        raise ValueError("enough")
+
+    monkeypatch.setattr("headrace.engine.load", load)
+    monkeypatch.setattr(Grid, "__post_init__", lambda grid: (seen.append(grid), grid._check_selectors()))
+    text = "random@seed=3, stc_cacher@refresh_interval=2+stc_pruner@score=dual_anchor"
+    run("bench", "budgets", "--budgets", "0.25", "--selectors", text, "--positions", "original", "--memory", "recent:2")
+    assert seen[0].names == [
+        "recent:2",
+        "recent:2+random:0.25@seed=3@memory.positions=original",
+        "recent:2+stc_cacher@refresh_interval=2",
+        "recent:2+stc_cacher@refresh_interval=2+stc_pruner:0.25@score=dual_anchor@memory.positions=original",
+    ]
+    assert all(Pipeline.parse(name) for name in seen[0].names)
 
 
 def test_the_estimate_is_what_it_comes_to(capsys: Any) -> None:

@@ -57,6 +57,12 @@ def test_a_preset_can_be_looked_up_too() -> None:
     ]
 
 
+def test_a_method_that_is_asked_for_comes_alone() -> None:
+    """Nobody asked for the presets; the whole list has them."""
+    assert [(x["event"], x["name"]) for x in objects(run("methods", "uniform", "--json")[1])] == [("method", "uniform")]
+    assert ("preset", "stc") in [(x["event"], x["name"]) for x in objects(run("methods", "--json")[1])]
+
+
 def command(*args: str, env: dict[str, str] | None = None, **streams: object) -> subprocess.CompletedProcess[str]:
     """Run a command in a process of its own."""
     words = [sys.executable, "-m", "headrace", *args]

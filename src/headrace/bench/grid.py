@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from headrace import registry
 from headrace.bench.picture import COLOURS, INK, MARKS, check
 from headrace.bench.table import table
 
-SELECTORS = {  # what stands behind the memory; {} is the budget
-    "random": "random:{}",
-    "uniform": "uniform:{}",
-    "oracle": "oracle:{}",
-    "stc_pruner": "stc_pruner:{}",
-    "stc": "stc_cacher+stc_pruner:{}",
-}
+SELECTORS = ("random", "uniform", "oracle", "stc_pruner", "stc")  # unless told otherwise
+ORACLE = "oracle"  # no method: only a bench knows the truth
 POLICIES = {"repack": "as published", "original": "kept"}
 BESIDE = 0.5  # tokens per frame from one selector's marks to the next one's
-ENCODERS = {"stc": "+stc_cacher"}  # what of a selector is left where all tokens are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +26,18 @@ class Grid:
         memory: What every pipeline remembers with; by itself it is the yardstick, with the dense tower and all tokens.
         budgets: Shares of the tokens, each between 0 and 1; all tokens are always among what is measured.
         policies: Positions of kept tokens, see ``POLICIES``.
+        selectors: What stands behind the memory: a compressor without its value, which is the budget, alone or with an
+            encoder; a preset of these; or ``oracle``.
 
     Raises:
-        ValueError: A budget is no share or given twice, or a policy is unknown.
+        ValueError: A budget is no share or given twice, a policy is unknown, or a selector is none, takes no such
+            budget or is given twice.
     """
 
     memory: str = "recent:16"
     budgets: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5)
     policies: tuple[str, ...] = tuple(POLICIES)
+    selectors: tuple[str, ...] = SELECTORS
 
     def __post_init__(self) -> None:
         for budget in self.budgets:
@@ -47,17 +47,35 @@ class Grid:
             raise ValueError("budgets: at least one share is needed, such as 0.1,0.3")
         if unknown := [name for name in self.policies if name not in POLICIES]:
             raise ValueError(f"positions: {unknown[0]!r} is unknown; known: both, {', '.join(POLICIES)}")
+        self._check_selectors()
+
+    def _check_selectors(self) -> None:
+        """Refuse what could not run before anything runs."""
+        if not self.selectors:
+            raise ValueError("selectors: at least one is needed, such as uniform,stc")
+        for selector in self.selectors:
+            if self.selectors.count(selector) > 1:
+                raise ValueError(f"selectors: {selector} is given twice")
+            chosen, _ = _parts(selector)
+            if ORACLE in chosen:
+                continue
+            for budget in self.budgets:
+                try:
+                    registry.parse(chosen.format(f"{budget:g}"))
+                except ValueError as error:
+                    raise ValueError(f"selectors: {selector} at {budget:g}: {error}") from None
 
     def name(self, selector: str, budget: float, policy: str) -> str:
         """The pipeline of a cell; with all tokens there is nothing to select, and no gap to keep."""
+        chosen, rest = _parts(selector)
         if budget == 1:
-            return self.memory + ENCODERS.get(selector, "")
-        return f"{self.memory}+{SELECTORS[selector].format(f'{budget:g}')}@memory.positions={policy}"
+            return self.memory + rest
+        return f"{self.memory}+{chosen.format(f'{budget:g}')}@memory.positions={policy}"
 
     @property
     def names(self) -> list[str]:
         """Every pipeline once, the yardstick first."""
-        cells = ((s, b, p) for p in self.policies for s in SELECTORS for b in (1.0, *self.budgets))
+        cells = ((s, b, p) for p in self.policies for s in self.selectors for b in (1.0, *self.budgets))
         return list(dict.fromkeys(self.name(*cell) for cell in cells))
 
     def rows(self, found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -75,7 +93,7 @@ class Grid:
         whole = float(by_name[self.memory]["accuracy"])
         cells = []
         for policy in self.policies:
-            for selector in SELECTORS:
+            for selector in self.selectors:
                 for budget in (*sorted(self.budgets), 1.0):
                     row = by_name[self.name(selector, budget, policy)]
                     gap = row["difference_ci95"]
@@ -96,11 +114,39 @@ class Grid:
         header = ["positions", "selector", *(f"{100 * budget:g} %" for budget in (*sorted(self.budgets), 1.0))]
         lines = []
         for policy in self.policies:
-            for selector in SELECTORS:
+            for selector in self.selectors:
                 own = [cell for cell in cells if (cell["policy"], cell["selector"]) == (policy, selector)]
                 label = f"`{policy}` ({POLICIES[policy]})"
                 lines.append([label, f"`{selector}`", *(_cell(cell) for cell in own)])
         return table(header, lines)
+
+
+def _parts(selector: str) -> tuple[str, str]:
+    """Read a selector: its text with {} for the budget, and what of it is left where all tokens are kept.
+
+    Raises:
+        ValueError: It is no compressor, with or without an encoder, or has a value of its own.
+    """
+    text = registry.presets().get(selector, selector)
+    chosen, rest, num = [], "", 0
+    for part in text.split("+"):
+        head, at, settings = part.strip().partition("@")
+        name, colon, _ = head.partition(":")
+        role = "compressor" if name == ORACLE else registry.lookup(name).role
+        if role not in ("compressor", "encoder"):
+            raise ValueError(
+                f"selectors: {selector!r} names the {role} {name}; a selector has a compressor, maybe an encoder"
+            )
+        if role == "compressor" and colon:
+            raise ValueError(
+                f"selectors: {selector!r} has a value of its own; write {name}, its values are the budgets"
+            )
+        num += role == "compressor"
+        chosen.append(f"{head}:{{}}{at}{settings}" if role == "compressor" else part.strip())
+        rest += f"+{part.strip()}" * (role == "encoder")
+    if num != 1:
+        raise ValueError(f"selectors: {selector!r} must name one compressor, not {num}")
+    return "+".join(chosen), rest
 
 
 def _cell(cell: Mapping[str, Any]) -> str:
@@ -144,7 +190,8 @@ def draw(grid: Grid, cells: Sequence[Mapping[str, Any]], path: Path, *, title: s
     panels = figure.subplots(1, len(grid.policies), sharey=True, squeeze=False)[0]
     figure.suptitle(title, fontsize=11, color=INK)
     for axes, policy in zip(panels, grid.policies, strict=True):
-        for number, (selector, colour, mark) in enumerate(zip(SELECTORS, COLOURS, MARKS, strict=False)):
+        looks = zip(grid.selectors, cycle(COLOURS), cycle(MARKS), strict=False)
+        for number, (selector, colour, mark) in enumerate(looks):
             own = [cell for cell in cells if (cell["policy"], cell["selector"]) == (policy, selector)]
             tokens, right, bars = points(own, number)
             axes.errorbar(

@@ -35,6 +35,13 @@ def budgets(
     shares: Annotated[
         str, typer.Option("--budgets", help="Shares of the tokens to keep, with commas; all of them always runs too.")
     ] = "0.1,0.2,0.3,0.5",
+    selectors: Annotated[
+        str,
+        typer.Option(
+            help="What chooses tokens: compressors without their value, which is the budget, alone or as in"
+            " stc_cacher+uniform, with commas."
+        ),
+    ] = "random,uniform,oracle,stc_pruner,stc",
     positions: Annotated[
         str, typer.Option(help="repack: kept tokens close ranks, as published; original: they keep their places; both.")
     ] = "both",
@@ -55,9 +62,9 @@ def budgets(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Compare random, uniform, oracle, stc_pruner and stc at several budgets, by the questions they still answer.
+    """Compare what chooses tokens (compressors) at several budgets, by the questions that can still be answered.
 
-    Example: headrace bench budgets --budgets 0.1,0.3 --positions original --seeds 2 --save rows.jsonl
+    Example: headrace bench budgets --budgets 0.1,0.3 --selectors uniform,stc_pruner --seeds 2 --save rows.jsonl
     """
     from headrace.bench import grid as grids
     from headrace.bench.accuracy import Setting
@@ -67,7 +74,8 @@ def budgets(
 
     check_places(save, readme, "bench:budgets")
     policies = tuple(grids.POLICIES) if positions == "both" else (positions,)
-    grid = grids.Grid(memory, _shares(shares), policies)
+    chosen = tuple(part.strip() for part in selectors.split(",") if part.strip())
+    grid = grids.Grid(memory, _shares(shares), policies, chosen)
     out = Output(as_json=as_json, verbosity=context.obj.verbosity)
     setting = Setting(level=level, seconds=seconds, every_s=every, h264=not exact, watches=0)
     engine = load(model, dtype=dtype, device=device)

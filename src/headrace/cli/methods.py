@@ -43,7 +43,7 @@ def methods(
         return
     for row in rows:
         out.object("method", **row)
-    for preset, text in registry.presets().items():
+    for preset, text in {} if name else registry.presets().items():
         out.object("preset", name=preset, pipeline=text)
     if as_json:
         return

@@ -18,7 +18,8 @@ from headrace.engine.pipeline import Pipeline
 from headrace.types import ModelSpec
 
 VISION, DECODER = "vision", "decoder"
-NUM_NOTCHES = 5  # below the opened one, evenly spaced by ratio
+NUM_NOTCHES = 5  # below the opened one, evenly spaced
+LEAST_WORK = 0.05  # believed of the cheapest end of a field whose values are no amounts; the governor measures
 INTERVAL_LOSS = 0.4  # what a stretched interval counts for: about as much as a field turned down by a third
 
 Values = Mapping[str, Mapping[str, Any]]
@@ -67,37 +68,38 @@ def notches(pipeline: Pipeline, spec: ModelSpec, group: str) -> list[Notch]:
     """Positions of one dial, the opened one first, each cheaper than the one before.
 
     A field whose cheaper end is the larger one is an interval: it makes costly steps rarer, not cheaper, so it goes to
-    its end in one go, before anything else. All other fields go down together, by equal ratios.
+    its end in one go, before anything else. All other fields go down together, by equal ratios; by equal differences
+    where the cheapest value is not above 0, since a threshold that may be 0 is no amount.
 
     Args:
         pipeline: What was opened; its values are the best the dial offers.
         spec: The model; a range of shares is counted in tokens of its grid where a field holds a whole number.
         group: ``VISION`` or ``DECODER``.
     """
-    shares: list[tuple[str, str, Any, Any]] = []
+    shares: list[tuple[str, str, Any, tuple[Any, Any]]] = []
     intervals: dict[str, dict[str, Any]] = {}
-    for role, field, value, cheapest, is_interval in _efforts(pipeline, spec, group):
-        if is_interval and value < cheapest:
+    for role, field, value, (cheapest, fullest) in _efforts(pipeline, spec, group):
+        if fullest < cheapest and value < cheapest:
             intervals.setdefault(role, {})[field] = cheapest
-        elif not is_interval and value > cheapest:
-            shares.append((role, field, value, cheapest))
+        elif cheapest < fullest and value > cheapest:
+            shares.append((role, field, value, (cheapest, fullest)))
     found = [Notch({})]
     extra = INTERVAL_LOSS if intervals else 0.0
     if intervals:
         found.append(Notch(intervals, 1.0, extra))
     for k in range(1, NUM_NOTCHES + 1 if shares else 1):
         values, work = {role: dict(fields) for role, fields in intervals.items()}, 1.0
-        for role, field, value, cheapest in shares:
-            turned = _between(value, cheapest, k / NUM_NOTCHES)
+        for role, field, value, ends in shares:
+            turned = _between(value, ends[0], k / NUM_NOTCHES)
             values.setdefault(role, {})[field] = turned
-            work *= turned / value
+            work *= _amount(turned, *ends) / _amount(value, *ends)
         if work < found[-1].work:
             found.append(Notch(values, work, extra - math.log(work)))
     return found
 
 
-def _efforts(pipeline: Pipeline, spec: ModelSpec, group: str) -> Iterator[tuple[str, str, Any, Any, bool]]:
-    """Yield role, field, opened value, cheapest value and whether it is an interval, for every field of a dial."""
+def _efforts(pipeline: Pipeline, spec: ModelSpec, group: str) -> Iterator[tuple[str, str, Any, tuple[Any, Any]]]:
+    """Yield role, field, opened value, and cheapest and fullest value, for every field of a dial."""
     tokens = spec.grid[0] * spec.grid[1]
     for role, method in pipeline.methods().items():
         if group_of(role) != group:
@@ -112,13 +114,21 @@ def _efforts(pipeline: Pipeline, spec: ModelSpec, group: str) -> Iterator[tuple[
                     value = float(value)
             if cheapest < fullest:
                 value = min(value, fullest)  # a frame has no more tokens than that
-            yield role, field, value, cheapest, cheapest > fullest
+            yield role, field, value, (cheapest, fullest)
 
 
 def _between(value: Any, cheapest: Any, t: float) -> Any:
-    """Go from a value to the cheapest one by ratio, 0 <= t <= 1: whole numbers stay whole, others get three digits."""
-    turned = value * (cheapest / value) ** t
-    return round(turned) if isinstance(value, int) else float(f"{turned:.3g}")
+    """Go down from a value to the cheapest one, 0 <= t <= 1: whole numbers stay whole, others get three digits."""
+    turned = value * (cheapest / value) ** t if cheapest > 0 else value + (cheapest - value) * t
+    turned = round(turned) if isinstance(value, int) else float(f"{turned:.3g}")
+    return min(max(turned, cheapest), value)  # rounding goes beyond neither
+
+
+def _amount(value: float, cheapest: float, fullest: float) -> float:
+    """What a value stands for: itself where it is an amount, else its place between the ends, from LEAST_WORK to 1."""
+    if cheapest > 0:
+        return value
+    return LEAST_WORK + (1 - LEAST_WORK) * (value - cheapest) / (fullest - cheapest)
 
 
 def settings(pipeline: Pipeline, vision: Sequence[Notch], decoder: Sequence[Notch]) -> list[Setting]:

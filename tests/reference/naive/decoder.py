@@ -85,7 +85,7 @@ class Decoder:
 
     def close(self, layer: int, h: Tensor, o: Tensor) -> Tensor:
         """Add the attention's output to the rows and keep them bounded."""
-        return torch.tanh(h + o.transpose(0, 1).reshape(len(h), -1) @ self._weights[layer][3].to(h.dtype))
+        return torch.tanh(h + o.transpose(0, 1).reshape(len(h), HEADS * HEAD_DIM) @ self._weights[layer][3].to(h.dtype))
 
 
 def drive(
@@ -164,6 +164,8 @@ def spell_out(
         )
         for i in range(len(segment))
     ]
+    if not new:  # a frame of which nothing is left: nobody looks, and there is nothing to remember
+        return Spelled(segment.embeds.double(), [])
     by_hand = hasattr(twin, "attend")
     everything = [*past, *new]
     places = {} if by_hand else dict(zip([row.arrival for row in everything], twin.places(everything), strict=True))
