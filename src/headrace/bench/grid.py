@@ -18,6 +18,7 @@ SELECTORS = {  # what stands behind the memory; {} is the budget
     "stc": "stc_cacher+stc_pruner:{}",
 }
 POLICIES = {"repack": "as published", "original": "kept"}
+MEASURED = ("accuracy", "ci95", "tokens_per_frame", "ms_per_frame", "ms_per_question")
 ENCODERS = {"stc": "+stc_cacher"}  # what of a selector is left where all tokens are kept
 
 
@@ -68,7 +69,7 @@ class Grid:
         Returns:
             One object per cell: ``policy``, ``selector``, ``budget``, ``accuracy``, ``ci95``, ``retention`` of the
             yardstick's accuracy and half of its 95 % interval question by question ``retention_ci95`` (None for the
-            yardstick), ``tokens_per_frame``, ``ms_per_frame``.
+            yardstick), ``tokens_per_frame``, ``ms_per_frame``, ``ms_per_question``.
         """
         by_name = {str(row["pipeline"]): row for row in found}
         whole = float(by_name[self.memory]["accuracy"])
@@ -83,7 +84,7 @@ class Grid:
                             "policy": policy,
                             "selector": selector,
                             "budget": budget,
-                            **{key: row[key] for key in ("accuracy", "ci95", "tokens_per_frame", "ms_per_frame")},
+                            **{key: row[key] for key in MEASURED},
                             "retention": row["accuracy"] / whole if whole else None,
                             "retention_ci95": gap / whole if whole and gap is not None else None,
                         }
@@ -100,6 +101,23 @@ class Grid:
                 label = f"`{policy}` ({POLICIES[policy]})"
                 lines.append([label, f"`{selector}`", *(_cell(cell) for cell in own)])
         return table(header, lines)
+
+    def costs(self, cells: Sequence[Mapping[str, Any]]) -> str:
+        """Write what budgets cost as a Markdown table: tokens per frame, then ms per frame and per question.
+
+        Means over the policies: where tokens are said to stand changes neither.
+        """
+        budgets = (*sorted(self.budgets), 1.0)
+
+        def mean(key: str, budget: float, selectors: Sequence[str]) -> float:
+            found = [float(x[key]) for x in cells if x["budget"] == budget and x["selector"] in selectors]
+            return sum(found) / len(found)
+
+        lines = [["tokens per frame", *(f"{mean('tokens_per_frame', x, list(SELECTORS)):.0f}" for x in budgets)]]
+        for name in SELECTORS:
+            times = ([f"{mean(key, x, [name]):.0f}" for key in MEASURED[-2:]] for x in budgets)
+            lines.append([f"`{name}`, ms per frame + per question", *(" + ".join(pair) for pair in times)])
+        return table(["cost", *(f"{100 * budget:g} %" for budget in budgets)], lines)
 
 
 def _cell(cell: Mapping[str, Any]) -> str:
