@@ -158,7 +158,8 @@ def golden(tensors: dict[str, Tensor], settings: dict[str, str]) -> str:
     spec = SimpleNamespace(taps=(), patch_grid=(side, side))
     tower: Any = Tower(model, [SiglipBlock(layer) for layer in model.encoder.layers], spec)
     ratio = min(max(float(settings["update_ratio"]), 1e-9), 1.0)  # the published code clamps the number of patches
-    method = StcCacher(refresh_interval=int(settings["refresh_interval"]), update_ratio=ratio)
+    chosen: Any = {key: settings[key] for key in ("metric", "selection") if key in settings}
+    method = StcCacher(refresh_interval=int(settings["refresh_interval"]), update_ratio=ratio, **chosen)
     dense, found, state = [], [], method.init(tower.spec)
     with torch.no_grad():
         for pixels in tensors["pixel_values"].split(int(settings["chunk_frames"])):

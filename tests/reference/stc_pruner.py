@@ -82,7 +82,8 @@ def golden(tensors: dict[str, Tensor], settings: dict[str, str]) -> str:
     from reference.golden import equal
 
     features, keep = tensors["pruner.features"], int(settings["keep_tokens"])
-    method, chunk = StcPruner(keep=keep), int(settings["chunk_frames"])
+    chosen: Any = {key: settings[key] for key in ("score", "channels") if key in settings}
+    method, chunk = StcPruner(keep=keep, **chosen), int(settings["chunk_frames"])
     state, found = method.init(None), []  # type: ignore[arg-type]
     for part in features.split(chunk):
         num, tokens = part.shape[0], part.shape[1]

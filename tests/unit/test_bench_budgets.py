@@ -23,7 +23,7 @@ def test_every_cell_has_its_own_figures(budgets: list[float], one: bool) -> None
     names = grid.names
     assert names[0] == "recent:2"
     assert len(names) == len(set(names)) == 2 + len(SELECTORS) * len(budgets) * len(grid.policies)
-    keys = ("ci95", "tokens_per_frame", "ms_per_frame", "difference_ci95")
+    keys = ("ci95", "tokens_per_frame", "ms_per_frame", "ms_per_question", "difference_ci95")
     found = [{"pipeline": name, "accuracy": 1 / (2 + i), **dict.fromkeys(keys, 0.1)} for i, name in enumerate(names)]
     cells = grid.rows(found)
     assert len(cells) == len(SELECTORS) * (len(budgets) + 1) * len(grid.policies)
@@ -39,13 +39,35 @@ def test_every_cell_has_its_own_figures(budgets: list[float], one: bool) -> None
 
 def test_a_picture_shows_every_bar_and_no_share_beyond_all() -> None:
     own = [{"tokens_per_frame": n, "accuracy": share, "ci95": 0.3} for n, share in ((6, 0.2), (13, 0.5), (64, 0.9))]
-    drawn = [points(own, number) for number in range(len(SELECTORS))]
+    drawn = [points(own, number, len(SELECTORS)) for number in range(len(SELECTORS))]
     for _, right, (below, above) in drawn:
         assert [*right, *below, *above] == pytest.approx([20, 50, 90, 20, 30, 30, 30, 30, 10])
     for budget, tokens in enumerate((6, 13, 64)):
         places = [found[0][budget] for found in drawn]
         assert sum(places) / len(places) == pytest.approx(tokens)
         assert all(b - a >= 0.4 for a, b in itertools.pairwise(places))
+
+
+def test_costs_are_means_over_positions() -> None:
+    grid = Grid("recent:2", (0.25,), ("repack", "original"))
+    dear = {"random": 3.0, "uniform": 5.0, "oracle": 7.0, "stc_pruner": 9.0, "stc": 11.0}
+
+    def cell(policy: str, selector: str, budget: float) -> dict[str, Any]:
+        ms = dear[selector] + (4 if policy == "repack" and budget < 1 else 0)
+        spent = {"tokens_per_frame": 64 * budget, "ms_per_frame": ms, "ms_per_question": 100 * budget + ms}
+        return {"policy": policy, "selector": selector, "budget": budget, **spent}
+
+    cells = [cell(p, s, b) for p in grid.policies for s in SELECTORS for b in (0.25, 1.0)]
+    assert grid.costs(cells).splitlines() == [
+        "| cost | 25 % | 100 % |",
+        "| --- | --- | --- |",
+        "| tokens per frame | 16 | 64 |",
+        "| `random`, ms per frame + per question | 5 + 30 | 3 + 103 |",
+        "| `uniform`, ms per frame + per question | 7 + 32 | 5 + 105 |",
+        "| `oracle`, ms per frame + per question | 9 + 34 | 7 + 107 |",
+        "| `stc_pruner`, ms per frame + per question | 11 + 36 | 9 + 109 |",
+        "| `stc`, ms per frame + per question | 13 + 38 | 11 + 111 |",
+    ]
 
 
 def test_the_command_writes_table_and_picture_and_goes_on(model: str, tmp_path: Path) -> None:  # noqa: F811
@@ -65,6 +87,8 @@ def test_the_command_writes_table_and_picture_and_goes_on(model: str, tmp_path: 
     cells = [x for x in objects(stdout) if x["event"] == "cell"]
     assert {(x["selector"], x["budget"]) for x in cells} == {(s, b) for s in SELECTORS for b in (0.25, 1.0)}
     assert readme.read_text().startswith("a\n<!-- bench:budgets -->\n| positions | selector | 25 % | 100 % |")
+    assert "\n\n| cost | 25 % | 100 % |\n| --- | --- | --- |\n| tokens per frame | " in readme.read_text()
+    assert all(cell["ms_per_frame"] > 0 and cell["ms_per_question"] > 0 for cell in cells)
     assert readme.read_text().endswith("<!-- /bench:budgets -->\nz\n")
     assert ", 2 streams of 1 s, exact pixels, questions every 0.5 s, " in readme.read_text()
     assert picture.stat().st_size > 1000

@@ -11,6 +11,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from headrace import registry
+from headrace.engine import Pipeline
 from reference import golden
 
 DATA = Path(__file__).parents[1] / "data" / "golden"
@@ -109,6 +111,65 @@ def test_damaged_files_get_a_line_each_and_the_others_are_checked(
     assert [line.split(": ")[1].split(",")[0] for line in lines] == ["FAILED"] * len(bad) + ["ok"]
     assert all(line.split("FAILED, ")[1].strip() for line in lines[:-1])
     assert "pixel_values" in lines[3]
+
+
+def stored(key: str) -> torch.Tensor:
+    """A tensor of the first STC file."""
+    with safe_open(str(DATA / "stc_interval2_chunk1.safetensors"), "pt") as file:
+        found: torch.Tensor = file.get_tensor(key)
+        return found
+
+
+@pytest.mark.parametrize("said", [{"update_ratio": "1"}, {"refresh_interval": "1"}])
+def test_with_every_patch_computed_the_tower_is_dense(tmp_path: Path, said: dict[str, str]) -> None:
+    assert golden.check(Path(edited(tmp_path / "dense", said, cacher__hidden=stored("full.hidden"))))
+
+
+@pytest.mark.parametrize(
+    ("said", "differs"),
+    [
+        ({"update_ratio": "0.5"}, "cacher.hidden"),
+        ({"refresh_interval": "3"}, "cacher.hidden"),
+        ({"chunk_frames": "2"}, "cacher.hidden"),
+        ({"metric": "l1"}, "cacher.hidden"),
+        ({"selection": "shared"}, "cacher.hidden"),
+        ({"keep_tokens": "19"}, "kept_indices"),
+        ({"score": "dual_anchor"}, "kept_indices"),
+        ({"channels": "fixed"}, "kept_indices"),
+    ],
+)
+def test_other_settings_give_something_else(tmp_path: Path, said: dict[str, str], differs: str) -> None:
+    with pytest.raises(golden.MismatchError, match=differs):
+        golden.check(Path(edited(tmp_path / "other", said)))
+
+
+@pytest.mark.parametrize("said", [{"metric": "cosin"}, {"selection": "all"}, {"score": "gauss"}, {"channels": "some"}])
+def test_settings_that_are_unknown_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], said: dict[str, str]
+) -> None:
+    assert golden.main([edited(tmp_path / "unknown", said)]) == 1
+    (key,) = said
+    assert f": FAILED, {key}: " in capsys.readouterr().out
+
+
+def test_a_value_that_is_no_number_is_a_mismatch(tmp_path: Path) -> None:
+    hidden = stored("cacher.hidden").clone()
+    hidden[0, 0, 0] = float("nan")
+    with pytest.raises(golden.MismatchError, match=r"cacher\.hidden"):
+        golden.check(Path(edited(tmp_path / "nan", cacher__hidden=hidden)))
+
+
+def test_another_shape_is_a_mismatch_though_it_could_be_stretched(tmp_path: Path) -> None:
+    with pytest.raises(golden.MismatchError, match=r"full\.hidden: shape"):
+        golden.check(Path(edited(tmp_path / "shape", full__hidden=stored("full.hidden")[None])))
+
+
+def test_what_is_named_stc_is_what_was_published() -> None:
+    found = Pipeline.parse("stc")
+    assert found.encoder == registry.build(
+        "stc_cacher", refresh_interval=2, update_ratio=0.25, metric="cosine", selection="per_layer", fused=False
+    )
+    assert found.compressor == registry.build("stc_pruner", keep=0.3, score="gaussian", channels="per_chunk")
 
 
 @pytest.mark.parametrize("broken", ["_reuse", "_refresh", "step"])

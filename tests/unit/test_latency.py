@@ -6,6 +6,7 @@ import dataclasses
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -67,6 +68,53 @@ def test_a_run_has_every_figure(run: Run) -> None:
     assert run.reached == 6
 
 
+def test_transformers_gets_every_token_of_dense(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    push, prefill, made, taken = Bench._push, plain.prefill, [], []
+
+    def pushing(self: Bench, run: Run, name: str, *more: Any) -> None:
+        push(self, run, name, *more)
+        if name == DENSE:
+            made.append(self._backbone.projected.clone())
+
+    def prefilling(model: Any, embeds: torch.Tensor, *more: Any) -> Any:
+        taken.append(embeds.clone())
+        return prefill(model, embeds, *more)
+
+    monkeypatch.setattr(Bench, "_push", pushing)
+    monkeypatch.setattr(plain, "prefill", prefilling)
+    bench.run(frames(6), Run())
+    _, *shown = taken  # the first is what stands before all frames
+    assert [len(tokens) for tokens in shown] == [4] * 6
+    assert all(map(torch.equal, shown, made))
+
+
+def test_who_comes_first_hangs_together_with_no_refresh_interval(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    push, order = Bench._push, []
+
+    def pushing(self: Bench, run: Run, name: str, *more: Any) -> None:
+        order.append(name)
+        push(self, run, name, *more)
+
+    monkeypatch.setattr(Bench, "_push", pushing)
+    bench.run(frames(8), Run())
+    first = order[::2]
+    for interval in (1, 2, 4):
+        for step in range(interval):
+            own = first[step::interval]
+            assert own.count(DENSE) == own.count(OURS)
+
+
+def test_the_tower_s_time_holds_neither_pixels_nor_projection(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "_take", lambda stream, step: None)
+    monkeypatch.setattr(bench._backbone, "ms", {"pixels": 30.0, "project": 20.0})
+    report = SimpleNamespace(stage_ms={"encode": 100.0, "compress": 3.0, "prefill": 40.0}, tokens_kept=4)
+    shown: Any = SimpleNamespace(report=report, pipeline=bench._pipelines[DENSE], state=SimpleNamespace(encoder=None))
+    made = Run()
+    bench._push(made, DENSE, shown, ())
+    (found,) = made.frames.values()
+    assert found == {"pixels": [30.0], "tower": [50.0], "project": [20.0], "compress": [3.0], "prefill": [40.0]}
+
+
 @pytest.mark.parametrize("pipeline", [OURS, "stc_adaptive+stc_pruner:2", "uniform:2"])
 def test_everything_is_recorded_before_the_first_run(pipeline: str) -> None:
     bench, made = Bench(dataclasses.replace(TINY, pipeline=pipeline)), []
@@ -97,10 +145,6 @@ def test_frames_may_be_taken_in_together(tmp_path: Path) -> None:
     record.Record(setting, MACHINE).write(path)
     with pytest.raises(ValueError, match="chunk_frames 3, not 1"):
         record.read(path, dataclasses.replace(setting, chunk_frames=1), MACHINE)
-    old = json.loads(path.read_text())
-    del old["setting"]["chunk_frames"]  # a record from before there was such a field
-    path.write_text(json.dumps(old))
-    assert record.read(path, dataclasses.replace(setting, chunk_frames=1), MACHINE).runs == []
 
 
 def test_a_source_that_ends_early_is_named(bench: Bench) -> None:
@@ -170,6 +214,14 @@ def test_ratios_are_medians_over_runs() -> None:
         "flops": None,
         "floor_ms": None,
     }
+
+
+def test_a_length_counts_once_every_run_has_reached_it() -> None:
+    runs = [by_hand(((1, 2),) * steps) for steps in (3, 2)]
+    found = ratios.summarise(Setting(lengths=(2, 3), pipeline=OURS), runs, {})
+    assert found is not None
+    assert found["frames"] == 2
+    assert set(found["prefill_ratio"]) == {"2"}
 
 
 def test_stages_tell_what_the_tower_did() -> None:
@@ -302,6 +354,14 @@ def test_the_prefill_floor_grows_with_the_past(bench: Bench, run: Run) -> None:
     assert costs[DENSE]["prefill"]["flops"][-1] > costs[OURS]["prefill"]["flops"][-1]
 
 
+def test_the_first_frame_s_floor_has_nothing_but_the_prefix_before_it(bench: Bench, run: Run) -> None:
+    spec, inner = bench._backbone.spec, bench._model.config.text_config.intermediate_size
+    for name, kept in ((DENSE, 4), (OURS, 2)):
+        by_frame = bench.costs(run)[name]["prefill"]["flops"]
+        assert by_frame[0] == flops(decoder(spec, inner, kept, spec.prefix_rows, whole=False))
+        assert by_frame[5] == flops(decoder(spec, inner, kept, spec.prefix_rows + 5 * kept, whole=False))
+
+
 def test_a_memory_that_forgets_has_no_prefill_floor() -> None:
     setting = dataclasses.replace(TINY, pipeline="streamingllm:12+uniform:2")
     made, left = Bench(setting), Run()
@@ -347,6 +407,11 @@ def test_a_record_of_something_else_is_refused(tmp_path: Path) -> None:
         record.read(path, dataclasses.replace(TINY, threads=2), MACHINE)
     with pytest.raises(ValueError, match="cpu 'a cpu', not 'another'"):
         record.read(path, TINY, {**MACHINE, "cpu": "another"})
+    old = json.loads(path.read_text())
+    del old["setting"]["text"], old["setting"]["fps"]  # nobody knows what they were, today's need not be it
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    with pytest.raises(ValueError, match=r"an older record, without fps, text; .*--restart"):
+        record.read(tmp_path / "old.json", TINY, MACHINE)
     path.write_text(path.read_text()[:-9])
     with pytest.raises(ValueError, match=r"no record of this bench .*--restart"):
         record.read(path, TINY, MACHINE)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from headrace import video
 from headrace.backbones import plain
-from headrace.bench.latency import DENSE, Bench
+from headrace.bench.latency import DENSE, TRANSFORMERS, Bench
 from headrace.cli import app
 from unit.test_latency import OURS, frames
 
@@ -26,6 +26,7 @@ def test_the_command_goes_on_and_writes_the_table(tmp_path: Path) -> None:
     page.write_text("a\n<!-- bench:latency -->\n<!-- /bench:latency -->\nb\n")
     first = CliRunner().invoke(app, command(tmp_path, "--repeats", "1", "--pipeline", OURS, "--json"))
     assert first.exit_code == 0, first.output
+    costs = json.loads((tmp_path / "latency.json").read_text())["costs"]
     *_, line = first.stdout.splitlines()
     result = json.loads(line)
     wanted = {"vision_ratio", "prefill_ratio", "prefill_ratio_own", "own_prefill_ratio", "end_to_end_ratio"}
@@ -45,6 +46,7 @@ def test_the_command_goes_on_and_writes_the_table(tmp_path: Path) -> None:
     second = CliRunner().invoke(app, command(tmp_path, "--repeats", "2", "--pipeline", OURS, "--readme", str(page)))
     assert second.exit_code == 0, second.output
     assert "runs: 2" in second.stdout
+    assert json.loads((tmp_path / "latency.json").read_text())["costs"] == costs, "floors are measured once"
     assert "| prefill / transformers dense, 4 frames |" in page.read_text()
     other = CliRunner().invoke(app, command(tmp_path, "--pipeline", "uniform:2"))
     assert other.exit_code == 2
@@ -77,6 +79,46 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     again = CliRunner().invoke(app, command(tmp_path, "--repeats", "2", "--pipeline", OURS))
     assert again.exit_code == 0, again.output
     assert len(json.loads((tmp_path / "latency.json").read_text())["runs"]) == 2
+
+
+def test_what_a_stopped_run_has_reached_is_kept_until_another_reached_as_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push = Bench._push
+
+    def stopped_in(frame: int) -> tuple[int, int]:
+        """Frames of the result and of the unfinished run after a stop in that frame."""
+        count = 0
+
+        def stopping(self: Bench, *args: Any) -> None:
+            nonlocal count
+            count += 1
+            if count == 2 * frame:  # its second contender
+                raise KeyboardInterrupt
+            push(self, *args)
+
+        monkeypatch.setattr(Bench, "_push", stopping)
+        words = command(tmp_path, "--repeats", "1", "--pipeline", OURS, "--frames", "2,4,8")
+        assert CliRunner().invoke(app, words).exit_code == 130
+        found = json.loads((tmp_path / "latency.json").read_text())
+        return found["result"]["frames"], len(found["unfinished"]["frames"][TRANSFORMERS]["prefill"])
+
+    assert [stopped_in(frame) for frame in (6, 1, 4, 7)] == [(4, 5), (4, 5), (4, 5), (4, 6)]
+
+
+def test_a_length_is_on_disk_as_soon_as_it_is_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is killed has no time to write."""
+    push, found = Bench._push, []
+
+    def looking(self: Bench, *args: Any) -> None:
+        path = tmp_path / "latency.json"
+        found.append(json.loads(path.read_text())["result"]["frames"] if path.exists() else 0)
+        push(self, *args)
+
+    monkeypatch.setattr(Bench, "_push", looking)
+    done = CliRunner().invoke(app, command(tmp_path, "--repeats", "1", "--pipeline", OURS))
+    assert done.exit_code == 0, done.output
+    assert found == [0] * 4 + [2] * 4, "two contenders a frame"
 
 
 def test_a_page_without_marks_is_refused_before_the_work(tmp_path: Path) -> None:

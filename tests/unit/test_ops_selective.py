@@ -50,6 +50,23 @@ def test_rows_go_out_and_come_back(num_frames: int, num: int, width: int, metric
                 assert torch.equal(settled[frame, row], h[frame, row] + added[row])
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_half_precision_keys_are_compared_in_single(metric: str) -> None:
+    """Keys of a still picture differ by little; in eight bits of mantissa most of them would tie."""
+    draw = torch.Generator().manual_seed(0)
+    reference = torch.randn(196, 64, generator=draw).bfloat16()
+    keys = (reference.float() + 0.02 * torch.randn(1, 196, 64, generator=draw)).bfloat16()
+    found = choose(keys, reference, num=49, metric=metric)
+    assert torch.equal(found.rows, choose(keys.float(), reference.float(), num=49, metric=metric).rows)
+
+
+def test_a_key_without_length_is_like_nothing() -> None:
+    keys = torch.ones(1, 4, 3)
+    keys[0, 2] = 0
+    assert similarity(keys, torch.ones(4, 3), "cosine")[0, 2] == 0
+    assert choose(keys, torch.ones(4, 3), num=1, metric="cosine").rows.tolist() == [[2]]
+
+
 def test_nothing_that_is_given_changes() -> None:
     keys, reference = torch.randn(2, 6, 4).transpose(0, 1).contiguous().transpose(0, 1), torch.randn(6, 4)
     before = keys.clone(), reference.clone()

@@ -157,6 +157,28 @@ def test_the_most_goes_before_the_least(nano: Any):
     assert all(cost <= 0.1 for cost in spent(states)[1:])
 
 
+def test_change_that_is_put_off_does_not_count_as_drift(nano: Any):
+    """No patch counts for more than 1, and only patches that were computed count."""
+    (_, state), _ = run(nano, shots(picture(3).roll(5 * tick, 1) for tick in range(2)), most=0.05, drift=1e6)
+    assert 0 < state.drift <= state.spent <= 0.05
+
+
+def test_what_lies_still_says_how_much_is_noise_also_where_it_is_less_than_half(nano: Any):
+    image = picture(3).clamp(60, 180)
+    brighter = image.clone()
+    brighter[:, :80] += 9
+    costs = spent(run(nano, shots([image, brighter]), most=1.0, halo=0, drift=1e9)[0])
+    assert costs == [1.0, 80 / 128]
+
+
+def test_where_everything_moves_everything_is_computed(nano: Any):
+    """The quieter quarter of such a picture says nothing of noise."""
+    texture = torch.randint(0, 256, (32, 32, 3), generator=torch.Generator().manual_seed(0)).byte()
+    texture = texture.repeat_interleave(4, 0).repeat_interleave(4, 1)
+    states, _ = run(nano, shots(texture.roll(4 * tick, 1) for tick in range(6)), most=1.0, halo=0, drift=1e9)
+    assert spent(states) == [1.0] * 6
+
+
 def test_a_full_pass_that_comes_by_age_is_no_cut(nano: Any):
     """Motion that goes on was there before it."""
     images = [picture(3).roll(3 * tick, 1) for tick in range(20)]
@@ -168,18 +190,20 @@ def test_a_full_pass_that_comes_by_age_is_no_cut(nano: Any):
 
 @pytest.mark.parametrize("name", ["stc_cacher", "stc_adaptive"])
 def test_another_grid_of_as_many_patches_is_encoded_afresh(name: str):
-    backbone, wide = (kin("qwen2_5_vl").looking(frame) for frame in (oblong(28, 112), oblong(112, 28)))
-    assert backbone.spec.patch_grid == wide.spec.patch_grid[::-1] != wide.spec.patch_grid
+    wide, tall = (kin("qwen2_5_vl").looking(frame) for frame in oblongs())
+    assert wide.spec.patch_grid == tall.spec.patch_grid[::-1] != tall.spec.patch_grid
     method, state = build(name), None
     with torch.no_grad():
-        for where, frame in ((backbone, oblong(28, 112)), (wide, oblong(112, 28))):
+        for where, frame in zip((wide, tall), oblongs(), strict=True):
             state, seen = method.step(state or method.init(where.spec), [frame, frame], where)
             dense = build("dense").step(None, [frame, frame], where)[1]
             assert torch.allclose(seen.features, dense.features, atol=1e-5)
 
 
-def oblong(height: int, width: int) -> Frame:
-    return Frame(0, 0.0, torch.randint(0, 256, (height, width, 3), generator=torch.Generator().manual_seed(1)).byte())
+def oblongs() -> tuple[Frame, Frame]:
+    """A wide picture, and a tall one of the same patches in the same order, to which nothing seems to have moved."""
+    wide = torch.randint(0, 256, (28, 112, 3), generator=torch.Generator().manual_seed(1)).byte()
+    return Frame(0, 0.0, wide), Frame(0, 0.0, torch.cat(wide.split(28, 1)))
 
 
 def test_how_frames_are_cut_into_steps_changes_nothing(nano: Any):

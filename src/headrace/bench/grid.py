@@ -16,6 +16,7 @@ SELECTORS = ("random", "uniform", "oracle", "stc_pruner", "stc")  # unless told 
 ORACLE = "oracle"  # no method: only a bench knows the truth
 POLICIES = {"repack": "as published", "original": "kept"}
 BESIDE = 0.5  # tokens per frame from one selector's marks to the next one's
+MEASURED = ("accuracy", "ci95", "tokens_per_frame", "ms_per_frame", "ms_per_question")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ class Grid:
         Returns:
             One object per cell: ``policy``, ``selector``, ``budget``, ``accuracy``, ``ci95``, ``retention`` of the
             yardstick's accuracy and half of its 95 % interval question by question ``retention_ci95`` (None for the
-            yardstick), ``tokens_per_frame``, ``ms_per_frame``.
+            yardstick), ``tokens_per_frame``, ``ms_per_frame``, ``ms_per_question``.
         """
         by_name = {str(row["pipeline"]): row for row in found}
         whole = float(by_name[self.memory]["accuracy"])
@@ -102,7 +103,7 @@ class Grid:
                             "policy": policy,
                             "selector": selector,
                             "budget": budget,
-                            **{key: row[key] for key in ("accuracy", "ci95", "tokens_per_frame", "ms_per_frame")},
+                            **{key: row[key] for key in MEASURED},
                             "retention": row["accuracy"] / whole if whole else None,
                             "retention_ci95": gap / whole if whole and gap is not None else None,
                         }
@@ -119,6 +120,23 @@ class Grid:
                 label = f"`{policy}` ({POLICIES[policy]})"
                 lines.append([label, f"`{selector}`", *(_cell(cell) for cell in own)])
         return table(header, lines)
+
+    def costs(self, cells: Sequence[Mapping[str, Any]]) -> str:
+        """Write what budgets cost as a Markdown table: tokens per frame, then ms per frame and per question.
+
+        Means over the policies: where tokens are said to stand changes neither.
+        """
+        budgets = (*sorted(self.budgets), 1.0)
+
+        def mean(key: str, budget: float, names: Sequence[str]) -> float:
+            found = [float(x[key]) for x in cells if x["budget"] == budget and x["selector"] in names]
+            return sum(found) / len(found)
+
+        lines = [["tokens per frame", *(f"{mean('tokens_per_frame', x, self.selectors):.0f}" for x in budgets)]]
+        for name in self.selectors:
+            times = ([f"{mean(key, x, [name]):.0f}" for key in MEASURED[-2:]] for x in budgets)
+            lines.append([f"`{name}`, ms per frame + per question", *(" + ".join(pair) for pair in times)])
+        return table(["cost", *(f"{100 * budget:g} %" for budget in budgets)], lines)
 
 
 def _parts(selector: str) -> tuple[str, str]:
@@ -157,17 +175,20 @@ def _cell(cell: Mapping[str, Any]) -> str:
     return f"{text} ({cell['retention']:.3f} ± {cell['retention_ci95']:.3f})"
 
 
-def points(own: Sequence[Mapping[str, Any]], number: int) -> tuple[list[float], list[float], list[list[float]]]:
+def points(
+    own: Sequence[Mapping[str, Any]], number: int, num: int
+) -> tuple[list[float], list[float], list[list[float]]]:
     """Where a selector's cells are drawn.
 
     Args:
         own: Its cells, as ``Grid.rows`` gives them.
-        number: Its place in ``SELECTORS``; by it cells of one budget stand side by side, so that no bar hides another.
+        number: Its place among the selectors; by it cells of one budget stand side by side, and no bar hides another.
+        num: How many selectors there are.
 
     Returns:
         Tokens per frame, % right, and the lengths of the bars below and above, which end at 0 and 100 %.
     """
-    shift = BESIDE * (number - (len(SELECTORS) - 1) / 2)
+    shift = BESIDE * (number - (num - 1) / 2)
     below = [100 * min(cell["ci95"], cell["accuracy"]) for cell in own]
     above = [100 * min(cell["ci95"], 1 - cell["accuracy"]) for cell in own]
     tokens = [cell["tokens_per_frame"] + shift for cell in own]
@@ -193,7 +214,7 @@ def draw(grid: Grid, cells: Sequence[Mapping[str, Any]], path: Path, *, title: s
         looks = zip(grid.selectors, cycle(COLOURS), cycle(MARKS), strict=False)
         for number, (selector, colour, mark) in enumerate(looks):
             own = [cell for cell in cells if (cell["policy"], cell["selector"]) == (policy, selector)]
-            tokens, right, bars = points(own, number)
+            tokens, right, bars = points(own, number, len(grid.selectors))
             axes.errorbar(
                 tokens,
                 right,

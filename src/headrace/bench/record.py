@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from headrace.bench.files import write_whole
-from headrace.bench.latency import DENSE, FPS, TRANSFORMERS, Cost, Run, Setting
+from headrace.bench.latency import DENSE, TRANSFORMERS, Cost, Run, Setting
 from headrace.bench.machine import SAME
 from headrace.bench.names import code_of
 from headrace.bench.ratios import ALL, lines, summarise
+
+ANEW = "give another file, or --restart to measure anew"
 
 
 @dataclass
@@ -24,7 +26,8 @@ class Record:
         setting: What is measured.
         machine: Where (``bench.machine``), with the date of the last run.
         runs: Runs over the longest length.
-        unfinished: A run that was stopped or is going on; its figures count until there is a whole one.
+        unfinished: Of the runs that were stopped or are going on, the one that reached most; its figures count until
+            there is a whole one.
         costs: Operations and floors, as ``Bench.costs`` gives them.
         peak_bytes: The most memory held (``bench.space``).
         code: Hash of what the pipeline's methods do (``names.code_of``).
@@ -46,6 +49,11 @@ class Record:
         runs = self.runs or ([] if self.unfinished is None else [self.unfinished])
         found = summarise(self.setting, runs, self.costs)
         return None if found is None else {**found, "peak_memory_bytes": self.peak_bytes}
+
+    def saw(self, run: Run) -> None:
+        """Take note of a run that is going on, once it has reached no less than one that was stopped."""
+        if self.unfinished is None or run.reached >= self.unfinished.reached:
+            self.unfinished = run
 
     def saw_memory(self, peak: Mapping[str, int]) -> None:
         """Take note of memory held by this process; earlier ones may have held more."""
@@ -80,9 +88,7 @@ def read(path: Path | None, setting: Setting, machine: Mapping[str, Any]) -> Rec
         return fresh
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        # what the first records did not hold
-        since = {"chunk_frames": 1, "fps": FPS, "file": "", "text": setting.text}
-        known, place = since | found["setting"], dict(found["machine"])
+        known, place = dict(found["setting"]), dict(found["machine"])
         fresh.runs = [Run(**run) for run in found["runs"]]
         fresh.unfinished = None if found["unfinished"] is None else Run(**found["unfinished"])
         fresh.costs, fresh.peak_bytes = found["costs"], found["peak_bytes"]
@@ -90,15 +96,15 @@ def read(path: Path | None, setting: Setting, machine: Mapping[str, Any]) -> Rec
     except (ValueError, KeyError, TypeError) as error:
         raise _no_record(path, error) from None
     wanted = json.loads(json.dumps(asdict(setting)))
-    differs = [f"{key} {known.get(key)!r}, not {wanted[key]!r}" for key in wanted if known.get(key) != wanted[key]]
+    if lacks := [key for key in wanted if key not in known]:  # nobody knows what its figures were measured with
+        raise ValueError(f"{path}: an older record, without {', '.join(lacks)}; {ANEW}")
+    differs = [f"{key} {known[key]!r}, not {wanted[key]!r}" for key in wanted if known[key] != wanted[key]]
     differs += [
         f"{key} {place.get(key)!r}, not {machine.get(key)!r}" for key in SAME if place.get(key) != machine.get(key)
     ]
     differs += ["other code of its methods"] if code != fresh.code else []
     if differs:
-        raise ValueError(
-            f"{path}: was measured with {'; '.join(differs)}; give another file, or --restart to measure anew"
-        )
+        raise ValueError(f"{path}: was measured with {'; '.join(differs)}; {ANEW}")
     try:
         _check(fresh)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:

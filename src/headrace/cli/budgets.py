@@ -102,9 +102,9 @@ def _tell(
     for cell in cells:
         out.object("cell", **cell)
     text = (
-        f"{grid.table(cells)}\n\n`headrace bench budgets`: {what}, mean over kinds, % ± 95 % over the streams;"
-        f" in brackets the share of what the dense tower answers with all tokens; {hardware(at)}, torch {at['torch']},"
-        f" {at['date']}."
+        f"{grid.table(cells)}\n\n{grid.costs(cells)}\n\n`headrace bench budgets`: {what}, mean over kinds, % ± 95 %"
+        " over the streams; in brackets the share of what the dense tower answers with all tokens; costs are means over"
+        f" positions; {hardware(at)}, torch {at['torch']}, {at['date']}."
     )
     out.line(text)
     if readme is not None:

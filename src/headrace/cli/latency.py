@@ -64,7 +64,7 @@ def latency(
 
     Dense and the pipeline take turns frame by frame in one process and share one copy of random weights.
     Floors are the matrix products of a stage, measured alone.
-    Ctrl-C keeps what is done in --save, and the same command goes on.
+    Ctrl-C keeps what is done in --save, and the same command goes on; the run it stopped in begins anew.
 
     Example: headrace --threads 2 bench latency --frames 4,8 --repeats 2 --save runs/latency.json
     """
@@ -196,10 +196,11 @@ def _measure(record: Record, repeats: int, save: Path | None, out: Output) -> No
     bench.warm_up(first)
     pace = _pace(setting, repeats, len(record.runs), out)
     while len(record.runs) < repeats:
-        run = record.unfinished = Run()
+        run = Run()
 
         def progress(run: Run = run) -> None:
             pace()
+            record.saw(run)
             if run.reached in setting.lengths:
                 record.write(save)
 
