@@ -272,11 +272,9 @@ def test_a_process_that_is_forked_off_leaves_the_folder_alone(tmp_path: Path):
 
     assert status_of(forked(end)) == 0
     assert told(blocks[0]) == before
-    folder = disk.folder
     assert files(disk) == 1
-    del blocks[:], disk, end
-    gc.collect()
-    assert not folder.exists()
+    disk._end()
+    assert not disk.folder.exists()
 
 
 def test_two_processes_do_not_write_to_one_file(tmp_path: Path):
