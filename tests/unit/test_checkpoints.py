@@ -616,25 +616,26 @@ def test_a_stream_is_closed_whatever_its_checkpoints_raise(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("deed", ["save", "close"])
 def test_what_is_told_of_a_save_may_use_a_stream_that_is_being_closed(tmp_path, monkeypatch, deed):
-    stream, closing, done = opened(num=3), threading.Event(), []
+    stream, done = opened(num=3), []
+    failing, closing = threading.Event(), threading.Event()
 
     def noted(line: str) -> None:
+        failing.set()
         assert closing.wait(20)
         time.sleep(0.1)  # until it waits for this thread
         stream.save(tmp_path / "other") if deed == "save" else stream.close()
         done.append(line)
 
-    stream.checkpoint(tmp_path / "s", every_s=0, noted=noted)
+    kept = stream.checkpoint(tmp_path / "s", every_s=0, noted=noted)
     with monkeypatch.context() as patch:
         Disk(0, FAULTS["full"]).install(patch)
         pushed(stream, 1)
-        while not (failing := stream._keeping._running[0]).error:
-            time.sleep(0.001)
+        assert failing.wait(20)
     closer = threading.Thread(target=lambda: (closing.set(), stream.close()), daemon=True)
     closer.start()
     closer.join(20)
     assert not closer.is_alive(), "a deadlock"
-    failing.wait()
+    kept.wait()
     assert len(done) == 1
     if deed == "save":
         assert resume(tmp_path / "other").num_frames == 4
