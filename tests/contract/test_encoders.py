@@ -107,9 +107,9 @@ def test_pictures_matter(encoder_case: Case, backbones: Any):
 
 
 def test_a_change_is_seen_where_it_is(encoder_case: Case, backbones: Any):
-    """Of a still picture one cell changes after another: the token there moves most, and a choice begins there.
+    """Of a still picture one cell changes after another: the token there moves most, or nearly (attention mixes).
 
-    A still picture, because an encoder that looks in the wrong place computes what noise has changed there anyway.
+    A still picture, because of one with noise an encoder that looks in the wrong place still finds something new there.
     """
     play = playing(encoder_case, backbones)
     rows, cols = play.spec.grid
@@ -122,7 +122,7 @@ def test_a_change_is_seen_where_it_is(encoder_case: Case, backbones: Any):
         image[row * height // rows : (row + 1) * height // rows, col * width // cols : (col + 1) * width // cols] = 255
         _, after = play.step(fork(first), shown(play, image, 1))
         moved = (after.features - before.features).float().norm(dim=-1)
-        if moved[place] <= 0.25 * moved.max():
+        if moved[place] <= 0.5 * moved.max():
             wrong.append(((row, col), divmod(int(moved.argmax()), cols)))
     assert not wrong, f"(changed, seen at): {wrong}; do rows of the tower stand where spec.patch_order says?"
 

@@ -12,16 +12,17 @@ import torch
 import headrace
 from headrace import registry
 from headrace.backbones import FAMILIES
-from headrace.engine import Engine, Stream
+from headrace.engine import Engine, Pipeline, Stream
 from headrace.engine.state import pack
 from headrace.types import Frame
 from parity.families import write
 from unit.elsewhere import DEVICE, NAME, elsewhere
 from unit.tiny import save_tiny
 
+from contract.plays import twin_of  # isort: skip
 from contract.streams import dice  # isort: skip
 
-PIPELINES = [
+COMBINED = [
     "dense",
     "stc@encoder.refresh_interval=3",
     "stc_cacher@encoder.selection=shared@encoder.metric=l1",
@@ -45,6 +46,25 @@ PIPELINES = [
 ]
 
 
+def named(pipelines: list[str]) -> set[str]:
+    """The methods of some pipelines."""
+    return {registry.name_of(method) for text in pipelines for method in Pipeline.parse(text).methods().values()}
+
+
+def untried(pipelines: list[str]) -> list[str]:
+    """Pipelines for the methods that these lack: one for each variant that the contract tries."""
+    found = []
+    for entry in registry.entries().values():
+        if entry.name not in named(pipelines):
+            before = "rekv:2@window=20+" if entry.role == "retriever" else ""
+            for values in twin_of(entry.name).VARIANTS:
+                found.append(before + "@".join([entry.name, *(f"{key}={value!r}" for key, value in values.items())]))
+    return found
+
+
+PIPELINES = COMBINED + untried(COMBINED)
+
+
 def pictures(num: int) -> list[torch.Tensor]:
     """Some that are alike, some that are not; none the same, because what is chosen of equals hangs on the last bit."""
     still = torch.randint(0, 256, (48, 64, 3), generator=dice(1))
@@ -54,7 +74,7 @@ def pictures(num: int) -> list[torch.Tensor]:
 
 def opened(engine: Engine, name: str) -> Stream:
     stream = engine.open(name)
-    if "eos_threshold" in name:
+    if stream.pipeline.speaker.reads_reply:
         stream.watch("say when there is a cut", max_tokens=2)
     return stream
 
@@ -117,8 +137,17 @@ def test_all_methods_work_elsewhere_on_all_families(tmp_path: Path, family: str,
 
 
 def test_every_method_is_tried() -> None:
-    text = " ".join(PIPELINES) + " full keep_all on_request rekv_internal stc_cacher stc_pruner"
-    assert all(name in text for name in registry.entries())
+    missing = registry.entries().keys() - named(PIPELINES)
+    assert not missing, f"no pipeline here has {', '.join(sorted(missing))}"
+
+
+def test_a_new_method_is_tried_without_being_listed() -> None:
+    """Of any role; names are compared whole, ``rekv`` is no ``rekv_internal``."""
+    few = ["dense", "rekv:2+embedding+stc_pruner"]
+    found = untried(few)
+    assert {"random@keep=7@seed=3", "recent@frames=1", "eos_threshold@threshold=0.725"} < set(found)
+    assert "rekv:2@window=20+rekv_internal@chunk=2" in found
+    assert named(few + found) == set(registry.entries())
 
 
 @pytest.mark.parametrize("name", ["dense", "stc", "stc+streamingllm:40", "recent:3", "streamingvlm:3", "videoscan:8"])

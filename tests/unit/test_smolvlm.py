@@ -107,12 +107,12 @@ def test_the_intro_says_nothing_of_frames_to_come(served):
 @pytest.mark.parametrize("size", [(480, 640), (640, 480), (100, 100), (33, 200), (301, 97), (1, 500), (720, 1281)])
 def test_the_first_step_is_transformers_own_size(served, size):
     frame = Frame(0, 0.0, torch.zeros(*size, 3, dtype=torch.uint8))
-    assert served._scaled(frame) == get_resize_output_image_size(torch.zeros(1, 3, *size), 4 * 24)
+    assert served._scaled(frame) == get_resize_output_image_size(torch.zeros(1, 3, *size), 4 * 27)
 
 
 def test_both_steps_matter(served):
     (frame,), pictures = frames(1, size=(180, 320)), served._pictures
-    once = pictures.normalise(pictures.resize([frame], 24, 24))
+    once = pictures.normalise(pictures.resize([frame], 27, 27))
     assert not torch.equal(served.pixels([frame]), once)
 
 

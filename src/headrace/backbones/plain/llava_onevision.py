@@ -96,7 +96,9 @@ def nano_config(vocab_size: int) -> LlavaOnevisionConfig:
 
 
 def tiny_config(vocab_size: int, *, clip: str = "video", **text: Any) -> LlavaOnevisionConfig:
-    """Return a LLaVA-OneVision small enough for tests: 28 px frames, 2x2 visual tokens, 3 decoder layers.
+    """Return a LLaVA-OneVision small enough for tests: 29 px frames, 2x2 visual tokens, 3 decoder layers.
+
+    Patches of 7 px leave a pixel over, as released towers do (384 px, patches of 14).
 
     Args:
         vocab_size: Size of the vocabulary.
@@ -115,7 +117,7 @@ def tiny_config(vocab_size: int, *, clip: str = "video", **text: Any) -> LlavaOn
     }
     return llava_onevision_config(
         vision={
-            "image_size": 28,
+            "image_size": 29,
             "patch_size": 7,
             "hidden_size": 24,
             "num_hidden_layers": 3,

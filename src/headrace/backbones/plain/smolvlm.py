@@ -108,10 +108,10 @@ def smolvlm_config(
 
 
 def tiny_config(vocab_size: int) -> SmolVLMConfig:
-    """Return a SmolVLM2 small enough for tests: 24 px frames, 4x4 patches, 2x2 visual tokens, 3 decoder layers."""
+    """Return a SmolVLM2 small enough for tests: 27 px frames, 4x4 patches, 2x2 visual tokens, 3 decoder layers."""
     return smolvlm_config(
         vision={
-            "image_size": 24,
+            "image_size": 27,
             "patch_size": 6,
             "hidden_size": 24,
             "num_hidden_layers": 3,
