@@ -265,3 +265,38 @@ def test_sampling_and_the_window_reach_across_a_loss():
 def test_reconnect_rejects(bad, says):
     with pytest.raises(ValueError, match=says):
         Reconnect(**bad)
+
+
+def playlist(clock, newest_s):
+    """Twenty seconds of a live playlist: three pieces of the past at once, then one every ten seconds."""
+    later = [item for k in (0, 10) for item in (clock.pass_s(10), *range(newest_s + k, newest_s + k + 10))]
+    tape = Tape(*range(newest_s - 30, newest_s), *later)
+    tape.facts = Facts("tape", fps=1.0, live=True)
+    return tape
+
+
+def test_what_a_playlist_shows_again_after_a_loss_is_left_out_and_time_keeps_its_pace():
+    clock = Clock()
+    tapes = [playlist(clock, newest_s) for newest_s in (100, 131, 162, 193)]  # 20 s on the air, 11 s off it
+    reader, _ = unbroken(tapes, clock, Reconnect(tries=1, first_s=11, longest_s=11))
+    assert [s.time_s for s in reader.shots(0.0)] == list(range(50 + 3 * 31)), "every second once, and not faster"
+
+
+def test_a_playlist_that_begins_anew_loses_no_more_than_a_second():
+    clock = Clock()
+    again = Tape(*(item for i in range(30) for item in (i, clock.pass_s(1))))
+    reader, _ = unbroken([playlist(clock, 100), again], clock, Reconnect(tries=1))
+    times = [s.time_s for s in reader.shots(0.0)]
+    assert (times == sorted(set(times)), len(times)) == (True, 50 + 28)
+
+
+def test_a_slow_camera_and_a_fast_one_lose_nothing_after_a_loss():
+    """Where no burst was, frames are never taken for old ones, however far the source's clock has run away."""
+    for pace in (0.5, 2.0):
+        clock = Clock()
+        tape = Tape(*(item for i in range(200) for item in (i * pace / 10, clock.pass_s(0.1))))
+        again = Tape(*(item for i in range(50) for item in (i / 10, clock.pass_s(0.1))))
+        reader, _ = unbroken([tape, again], clock, Reconnect(tries=1))
+        times = [s.time_s for s in reader.shots(0.0)]
+        assert len(times) == 250
+        assert times[200] - times[199] >= 0.1

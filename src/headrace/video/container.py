@@ -24,6 +24,7 @@ _MAX_FPS = 480
 _STILL_FORMATS = ("image2", "_pipe")
 _NO_SEEKING = frozenset({"mpeg"})  # a program stream: FFmpeg searches it, and lands behind the place or on wrong stamps
 _FROM_ZERO = frozenset({"asf", "nut"})  # their headers say when the last picture ends, not how long it is until then
+_MICRO = Fraction(1, 1_000_000)  # seconds; in these, frames that carry no times of their own are stamped
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,8 @@ class ContainerReader:
         except VideoError:
             self._container.close()
             raise
+        # a camera's MJPEG or raw H.264: FFmpeg would count its frames at a rate that it makes up
+        self._by_arrival = self.facts.live and _is_unstamped(self._container)
         self._packets = self._decoded = self._damaged = 0
         self._broken: str | None = None
         self._until_s = 0.0
@@ -87,6 +90,8 @@ class ContainerReader:
             VideoError: A live source broke off; says why. A finite one only warns and ends.
         """
         timeline = Timeline(self._stream.time_base, self._stream.start_time, self.facts.fps)
+        if self._by_arrival:
+            timeline = Timeline(_MICRO, None, self.facts.fps)
         shots = self._shots(timeline)
         if start_s > 0 and self._seek(start_s):
             first = next(shots, None)
@@ -127,7 +132,7 @@ class ContainerReader:
         """
         far: av.VideoFrame | None = None
         for picture in self._pictures():
-            stamp = None if picture is None else picture.pts
+            stamp = None if picture is None else self._stamp(picture)
             if far is not None:
                 yield far, None if timeline.goes_on(stamp) else far.pts
                 far = None
@@ -138,10 +143,15 @@ class ContainerReader:
         if far is not None:
             yield far, far.pts
 
+    def _stamp(self, picture: av.VideoFrame) -> int | None:
+        """The time stamp of a picture in ticks of the timeline."""
+        return round(self._clock() / _MICRO) if self._by_arrival else picture.pts
+
     def _pictures(self) -> Iterator[av.VideoFrame | None]:
         """Yield decoded frames, and None where one could not be decoded."""
         packets = self._container.demux(self._stream)
         while True:
+            asked = time.monotonic()
             try:
                 packet = next(packets, None)
             except READ_ERRORS as problem:
@@ -149,6 +159,8 @@ class ContainerReader:
                 if self.facts.live:
                     raise VideoError(self._broken) from problem
                 packet = None
+            if self.facts.live and not (packet and packet.size) and self._is_late(asked):
+                raise VideoError(f"nothing arrived for {time.monotonic() - asked:.0f} s")
             if packet is None:
                 return
             self._packets += packet.size > 0
@@ -158,6 +170,11 @@ class ContainerReader:
             except READ_ERRORS:
                 self._damaged += self._decoded > 0 or not self.facts.live
                 yield None
+
+    def _is_late(self, asked: float) -> bool:
+        """Tell whether a read that began then was cut off by the time-out; some demuxers call that the end."""
+        limits = self._opening.timeouts
+        return limits is not None and time.monotonic() - asked >= 0.9 * limits[1]
 
     def _seek(self, start_s: float) -> bool:
         stream, opening = self._stream, self._opening
@@ -265,11 +282,16 @@ def _facts(container: Any, stream: Any, opening: Opening) -> Facts:
         still = container.format.name.endswith(_STILL_FORMATS)
         live = duration is None and not sized and not still
     if live:
-        return Facts(opening.name, fps=fps, live=True)
+        return Facts(opening.name, fps=None if _is_unstamped(container) else fps, live=True)
     count = round(duration * fps) if duration and fps else None
     if stream.frames:  # in MP4 and MOV, the ones that an edit list hides are counted, too
         count = min(stream.frames, count or stream.frames) if "mov" in container.format.name else stream.frames
     return Facts(opening.name, fps=fps, duration_s=duration, num_frames=count)
+
+
+def _is_unstamped(container: Any) -> bool:
+    """Tell whether a container has no room for times."""
+    return bool(container.format.flags & av.format.Flags.no_timestamps.value)
 
 
 def _duration(container: Any, stream: Any) -> float | None:

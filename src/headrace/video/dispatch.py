@@ -23,6 +23,9 @@ from headrace.video.shots import Reader, Warn
 from headrace.video.source import Notes, VideoSource, Wanted
 from headrace.video.spool import fetched, read_head, spooled
 
+#: Longest silence of a web address in seconds at least: an HLS playlist names a new piece every 10 s or so.
+_PATIENCE_S = 60.0
+
 #: What can be watched: text or a path, a binary file object, an array, or an iterable of arrays.
 Source = str | os.PathLike[str] | BinaryIO | Iterable[Any]
 
@@ -65,7 +68,8 @@ def open(
             like; for a web address unless its length is known, in seconds or bytes (a file, a closed HLS playlist).
         options: More FFmpeg options for the demuxer and protocol, such as ``{"rtsp_transport": "udp"}``.
         open_timeout_s: Longest wait for an address to answer with a picture format, in seconds.
-        read_timeout_s: Longest silence of an address, in seconds; for HLS more than a segment's length.
+        read_timeout_s: Longest silence of an address, in seconds. Where data come in pieces (HLS) it bounds the wait for
+            each answer of the server; between pieces a minute may pass.
         queue_frames: Frames that may wait while the consumer of a live source is busy; then the oldest is dropped.
         reconnect: How hard to try when a live source is lost; default ``Reconnect()``. Cameras and addresses only.
         clock: Time in seconds, any origin; for tests.
@@ -152,6 +156,8 @@ def _where(source: Any, read_timeout_s: float) -> Any:
 
 
 def _opening(where: Address, options: dict[str, str], timeouts: tuple[float, float], live: bool | None) -> Opening:
+    if where.patient:
+        timeouts = (timeouts[0], max(timeouts[1], _PATIENCE_S))
     return Opening(
         where.target,
         where.name,

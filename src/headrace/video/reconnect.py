@@ -9,6 +9,9 @@ from dataclasses import dataclass, replace
 from headrace.video.errors import VideoError
 from headrace.video.shots import Reader, Shot, Warn
 
+#: A burst that has not gone on for so many seconds is over.
+_PAUSE_S = 1.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reconnect:
@@ -39,7 +42,9 @@ class Unbroken:
     """A live source read across its losses.
 
     The first frame has time 0. After a loss, the first frame is a gap, and its time is what the wall clock says it
-    must be, one frame interval after the last frame at least. A source that comes back with a known length has ended.
+    must be, one frame interval after the last frame at least. What comes in a burst when a connection is made is of the
+    past (the pieces of an HLS playlist, what was looked at to open it): it gets times of the past, and what of it was
+    shown before is left out. A source that comes back with a known length has ended.
 
     Attributes:
         facts: What is known about it.
@@ -71,7 +76,7 @@ class Unbroken:
         self._connect, self._policy, self._clock, self._wait, self._warn = connect, policy, clock, wait, warn
         self._failures = 0
         self._last_s: float | None = None
-        self._origin = math.inf  # wall clock at time 0, as the promptest frame so far shows it
+        self._lead = _Lead()  # of the latest connection that had frames
 
     def shots(self, start_s: float) -> Iterator[Shot]:
         """Yield shots until the source has ended or is given up; times never run backwards."""
@@ -93,24 +98,24 @@ class Unbroken:
 
     def _connection(self) -> Iterator[Shot]:
         assert self._reader is not None
-        shift: float | None = None
+        before, shift, first, back = self._lead, 0.0, True, self._last_s is not None
         for shot in self._reader.shots(0.0):
             now = self._clock()
-            back = shift is None and self._last_s is not None
-            if shift is None:
-                shift = self._resume(now) - shot.time_s
-            time_s = shot.time_s + shift
-            if back:
-                self._warn(f"{self.facts.name} is back at {time_s:.1f} s")
-            self._failures = 0
-            self._last_s, self._origin = time_s, min(self._origin, now - time_s)
-            yield replace(shot, time_s=time_s, gap=shot.gap or back)
-
-    def _resume(self, now: float) -> float:
-        """Return the stream time in seconds of the first frame of a connection."""
-        if self._last_s is None:
-            return 0.0
-        return max(now - self._origin, self._last_s + 1 / (self.facts.fps or 25.0))
+            if first:
+                shift, first = before.expected_s(now) - shot.time_s if back else -shot.time_s, False
+                self._lead = _Lead()
+            self._lead.see(now, shot.time_s + shift)
+            if back and self._last_s is not None:
+                least_s = self._last_s + 1 / (self.facts.fps or 25.0)
+                if shot.time_s + shift < least_s:
+                    if before.burst_s > 0 and self._lead.bursts:
+                        continue  # it was shown before
+                    shift, self._lead = least_s - shot.time_s, _Lead()
+                    self._lead.see(now, least_s)
+                self._warn(f"{self.facts.name} is back at {shot.time_s + shift:.1f} s")
+            self._failures, self._last_s = 0, shot.time_s + shift
+            yield replace(shot, time_s=self._last_s, gap=shot.gap or back)
+            back = False
 
     def _return(self, why: str) -> bool:
         """Try to connect again; False when the source has ended, is given up, or reading should stop."""
@@ -133,3 +138,33 @@ class Unbroken:
         self.given_up = bool(tries)
         self._warn(f"{name} ended: {why}" if not tries else f"{name} was given up after {tries} tries: {why}")
         return False
+
+
+class _Lead:
+    """How far the frames of one connection run ahead of the wall clock.
+
+    Attributes:
+        burst_s: Seconds of them that came at once when it was made.
+        bursts: Whether they still come so.
+    """
+
+    def __init__(self) -> None:
+        self.burst_s, self.bursts = 0.0, True
+        self._began: float | None = None  # wall clock minus time at the first frame
+        self._origin = math.inf  # the same at the promptest
+        self._grew = 0.0  # wall clock when the burst was last seen to go on
+
+    def see(self, now: float, time_s: float) -> None:
+        """Take a frame that has come just now."""
+        if self._began is None:
+            self._began, self._grew = now - time_s, now
+        lead_s = self._began - (now - time_s)
+        self._origin = min(self._origin, now - time_s)
+        if self.bursts and lead_s > self.burst_s and lead_s - self.burst_s >= now - self._grew:
+            self.burst_s, self._grew = lead_s, now  # at twice the pace of time at least
+        elif now - self._grew > _PAUSE_S:
+            self.bursts = False
+
+    def expected_s(self, now: float) -> float:
+        """Time of the first frame of another connection, if it begins as far in the past as this one did."""
+        return now - self._origin - self.burst_s
