@@ -13,13 +13,18 @@ import subprocess
 import sys
 import termios
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from headrace import video
+from headrace.cli import watching
+from headrace.cli.keeping import Keeping
+from headrace.cli.output import Output
 from headrace.video import VideoError
 from headrace.video.synthetic import WorldReader
 from unit.tiny import objects, run, save_tiny
@@ -85,11 +90,9 @@ def test_a_terminal_that_is_closed_ends_a_watch_as_a_signal_does(model: str, tmp
 
 def test_a_signal_that_is_to_be_ignored_is_ignored() -> None:
     """``nohup`` starts a command with SIGHUP ignored."""
-    from headrace.cli.watching import graceful
-
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with video.open("world:7,seconds=1") as source, graceful(source) as stop:
+        with video.open("world:7,seconds=1") as source, watching.graceful(source) as stop:
             signal.raise_signal(signal.SIGHUP)
             assert not stop.is_set()
             signal.raise_signal(signal.SIGTERM)
@@ -98,6 +101,65 @@ def test_a_signal_that_is_to_be_ignored_is_ignored() -> None:
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_the_same_signal_twice_in_a_moment_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrapper sends it to the command, and again to its group; the second may come when the frame is done."""
+    with video.open("world:7,seconds=1") as source:
+        try:
+            with watching.graceful(source) as stop:
+                threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGINT]).start()
+                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            pytest.fail("the second one ended the command before it had saved")
+        assert stop.number == signal.SIGINT
+        monkeypatch.setattr(watching, "ECHO_S", 0.0)
+        with watching.graceful(source):
+            signal.raise_signal(signal.SIGINT)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+
+
+def test_a_signal_ends_a_watch_on_a_pipe_whose_writer_is_silent(model: str, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "c.ts", every(40, 55)).read_bytes()
+    keep = ("--state", "s", "--checkpoint-every", "999")
+    with subprocess.Popen(
+        [sys.executable, "-m", "headrace", "ask", "-", "hi", "--model", model, "--json", "--max-tokens", "2", *keep],
+        cwd=tmp_path,
+        env=dict(os.environ, OMP_NUM_THREADS="1"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(clip)
+        process.stdin.flush()
+        next(line for line in process.stdout if json.loads(line)["event"] == "step")
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        try:
+            assert process.wait(timeout=30) == 128 + signal.SIGTERM
+        finally:
+            process.kill()
+        found = [json.loads(line)["event"] for line in process.stdout]
+    assert [event for event in found if event != "step"] == ["saved", "answer", "summary"]
+
+
+def test_two_streams_that_are_stopped_at_once_have_a_folder_each(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    source, kept = SimpleNamespace(name="camera"), Keeping()
+
+    def stream(save: Callable[[Path], object]) -> Any:
+        return SimpleNamespace(num_frames=1, state=SimpleNamespace(time_s=1.0), save=save)
+
+    def interrupted(stream: Any) -> Path | None:
+        return kept.interrupted(stream, Output(), source)  # type: ignore[arg-type]
+
+    found: list[Path | None] = []
+    other = stream(lambda folder: folder.mkdir(exist_ok=True))
+    first = interrupted(stream(lambda _: found.append(interrupted(other))))  # while the first one is being written
+    assert [str(first), *map(str, found)] == ["headrace-stream", "headrace-stream-2"]
 
 
 def breaks(monkeypatch: pytest.MonkeyPatch, after: int) -> None:

@@ -111,8 +111,12 @@ class Keeping:
         """Save a stream that a signal has stopped and that has no folder; returns where a stream is to be found."""
         if self.home is not None:
             return self.found(stream)
-        folder = next(path for path in _names() if not _is_held(path))
+        if not stream.num_frames:
+            return None
+        folder = _claimed()
         if not self._finish(stream, lambda: stream.save(folder)):
+            with suppress(OSError):  # where nothing was written
+                folder.rmdir()
             return None
         _write_down(folder, source)
         out.object("saved", folder=str(folder), time_s=stream.state.time_s)
@@ -134,10 +138,18 @@ class Keeping:
         return self.error is None
 
 
-def _names() -> Iterator[Path]:
-    yield Path(INTERRUPTED)
-    for number in itertools.count(2):
-        yield Path(f"{INTERRUPTED}-{number}")
+def _claimed() -> Path:
+    """Make a folder that nobody has: another command may be stopped at the same moment, and look for one here, too."""
+    for number in itertools.count(1):
+        folder = Path(INTERRUPTED if number == 1 else f"{INTERRUPTED}-{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        except OSError:  # saving says why it cannot be
+            pass
+        return folder
+    raise AssertionError
 
 
 def _is_held(folder: Path) -> bool:

@@ -23,6 +23,9 @@ from headrace.video.shots import Reader, Warn
 from headrace.video.source import Notes, VideoSource, Wanted
 from headrace.video.spool import fetched, read_head, spooled
 
+#: Who is told what the user should know, and what says that the source was closed.
+_Told = tuple[Warn, threading.Event]
+
 #: Longest silence of a web address in seconds at least: an HLS playlist names a new piece every 10 s or so.
 _PATIENCE_S = 60.0
 
@@ -68,8 +71,8 @@ def open(
             like; for a web address unless its length is known, in seconds or bytes (a file, a closed HLS playlist).
         options: More FFmpeg options for the demuxer and protocol, such as ``{"rtsp_transport": "udp"}``.
         open_timeout_s: Longest wait for an address to answer with a picture format, in seconds.
-        read_timeout_s: Longest silence of an address, in seconds. Where data come in pieces (HLS) it bounds the wait for
-            each answer of the server; between pieces a minute may pass.
+        read_timeout_s: Longest silence of an address, in seconds. Where data come in pieces (HLS) it bounds each
+            answer of the server; between pieces a minute may pass.
         queue_frames: Frames that may wait while the consumer of a live source is busy; then the oldest is dropped.
         reconnect: How hard to try when a live source is lost; default ``Reconnect()``. Cameras and addresses only.
         clock: Time in seconds, any origin; for tests.
@@ -102,11 +105,11 @@ def open(
             again = partial(ContainerReader, opening, notes, clock)
             reader = Unbroken(reader, again, reconnect or Reconnect(), clock, wait, notes)
     elif isinstance(where, Path):
-        reader = _open_path(where, fps, dict(options or {}), notes)
+        reader = _open_path(where, fps, dict(options or {}), (notes, stop))
     elif isinstance(where, World):
         reader = _open_world(where.text)
     elif hasattr(where, "read"):
-        reader = _open_stream(where, dict(options or {}), notes)
+        reader = _open_stream(where, dict(options or {}), (notes, stop))
     else:
         reader = ArrayReader(where, fps or 1.0)
     if isinstance(reader, PhotoReader | ArrayReader):  # their times came from fps already
@@ -177,7 +180,8 @@ def _connect(opening: Opening, warn: Warn, clock: Callable[[], float]) -> Contai
         raise VideoError(f"cannot open {opening.name}: no answer within {patience:g} s") from None
 
 
-def _open_path(path: Path, fps: float | None, options: dict[str, str], warn: Warn) -> Reader:
+def _open_path(path: Path, fps: float | None, options: dict[str, str], told: _Told) -> Reader:
+    warn = told[0]
     try:
         if path.is_dir():
             return open_folder(path, fps or 1.0, warn)
@@ -191,26 +195,26 @@ def _open_path(path: Path, fps: float | None, options: dict[str, str], warn: War
     if path.suffix.lower() in PHOTO_SUFFIXES:
         return open_photo(path, fps or 1.0, warn)
     if not path.is_file():  # a named pipe: reads of our own end at Ctrl-C
-        return _open_pipe(path, options, warn)
+        return _open_pipe(path, options, told)
     # FFmpeg would take what stands before a colon in a bare name for a protocol
     opening = Opening(os.path.abspath(path), os.fspath(path), options=options, live=False)
     return ContainerReader(opening, warn)
 
 
-def _open_pipe(path: Path, options: dict[str, str], warn: Warn) -> Reader:
+def _open_pipe(path: Path, options: dict[str, str], told: _Told) -> Reader:
     try:
         pipe = path.open("rb", buffering=0)
     except OSError as problem:
         raise VideoError(f"cannot open {path}: {cause(problem)}") from problem
     try:
-        return _open_stream(cast(BinaryIO, pipe), options, warn, name=os.fspath(path), closes=pipe)
+        return _open_stream(cast(BinaryIO, pipe), options, told, name=os.fspath(path), closes=pipe)
     except BaseException:
         pipe.close()
         raise
 
 
 def _open_stream(
-    stream: BinaryIO, options: dict[str, str], warn: Warn, *, name: str = "the file object", closes: Any = None
+    stream: BinaryIO, options: dict[str, str], told: _Told, *, name: str = "the file object", closes: Any = None
 ) -> Reader:
     if stream is getattr(sys.stdin, "buffer", None):
         name = "standard input"
@@ -219,14 +223,14 @@ def _open_stream(
         raise VideoError(f"cannot open {name}: nothing is piped into it")
     again, target = can_seek(stream), stream
     if not again:
-        piped = Piped(stream, name)
+        piped = Piped(stream, name, told[1])
         head, index_last = read_head(piped.read)
         if index_last:
             again, target = True, spooled(head, piped.read)
         else:
             piped.put_back(head)
             target = cast(BinaryIO, piped)
-    return ContainerReader(Opening(target, name, options=options, live=False, again=again, closes=closes), warn)
+    return ContainerReader(Opening(target, name, options=options, live=False, again=again, closes=closes), told[0])
 
 
 def _open_world(text: str) -> Reader:
