@@ -9,6 +9,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import subprocess
 import sys
 import termios
@@ -274,27 +275,43 @@ def test_a_lost_source_that_is_not_to_come_back_has_ended(model: str, camera: st
 
 
 @pytest.mark.parametrize(
-    ("args", "tries"),
+    ("args", "tries", "at_first"),
     [
-        ((), 10),
-        (("--reconnect", "3"), 3),
-        (("--reconnect", "forever"), None),
-        (("--watch", "x"), None),
-        (("--state", "new"), None),
-        (("--state", "new", "--reconnect", "3"), 3),
+        ((), 10, False),
+        (("--reconnect", "3"), 3, True),
+        (("--reconnect", "forever"), None, True),
+        (("--watch", "x"), None, True),
+        (("--state", "new"), None, True),
+        (("--state", "new", "--reconnect", "3"), 3, True),
     ],
 )
-def test_how_often_a_lost_source_is_tried(tmp_path: Path, monkeypatch, args: tuple[str, ...], tries: int | None):
-    asked: list[int | None] = []
+def test_how_often_a_lost_source_is_tried(tmp_path: Path, monkeypatch, args, tries: int | None, at_first: bool):
+    asked: list[tuple[int | None, bool]] = []
 
     def opened(_: str, *, reconnect: video.Reconnect, **__: Any) -> None:
-        asked.append(reconnect.tries)
+        asked.append((reconnect.tries, reconnect.at_first))
         raise VideoError("not here")
 
     monkeypatch.setattr(video, "open", opened)
     monkeypatch.chdir(tmp_path)
     assert run("ask", "rtsp://camera/1", "hi", *args) == (2, "", "headrace: error: not here\n")
-    assert asked == [tries]
+    assert asked == [(tries, at_first)]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_signal_ends_the_tries_for_a_camera_that_is_not_there(number: int, code: int) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/c.ts"  # bound, but nobody listens
+        words = [sys.executable, "-m", "headrace", "ask", url, "--watch", "x"]
+        with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            refused = f"headrace: cannot open {url}: the connection was refused; trying again in"
+            assert process.stderr.readline() == f"{refused} 0.5 s\n"
+            assert process.stderr.readline() == f"{refused} 1.0 s\n"
+            process.send_signal(number)
+            assert process.wait(timeout=30) == code
+            assert process.stderr.read() in ("", "headrace: stopped\n")
 
 
 def test_a_wrong_number_of_tries(model: str) -> None:

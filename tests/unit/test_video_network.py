@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -260,6 +261,35 @@ def test_an_unreachable_address_is_one_clear_line(scheme):
         video.open(f"{scheme}://me:secret@127.0.0.1:{refused()}/x.mp4")
     assert "secret" not in str(problem.value)
     assert "\n" not in str(problem.value)
+
+
+def test_a_camera_that_is_not_there_yet_is_tried_where_that_was_asked_for(tmp_path):
+    (tmp_path / "c.ts").write_bytes(make_clip(tmp_path / "live.bin", every(40, 20), format="mpegts").read_bytes())
+    port, waits, servers = refused(), [], []
+    url, policy = f"http://127.0.0.1:{port}/c.ts", video.Reconnect(tries=2, at_first=True)
+
+    def sleep(seconds):
+        waits.append(seconds)
+        if len(waits) == 2:
+            handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+            servers.append(http.server.ThreadingHTTPServer(("127.0.0.1", port), handler))
+            threading.Thread(target=servers[0].serve_forever, args=(0.01,), daemon=True).start()
+
+    with video.open(url, reconnect=policy, sleep=sleep) as s:
+        assert numbers(s) == list(range(20))
+        assert s.warnings == [
+            f"cannot open {url}: the connection was refused; trying again in {delay} s" for delay in (0.5, 1.0)
+        ]
+    with pytest.raises(video.VideoError, match="404"):
+        video.open(f"{url}x", reconnect=policy, sleep=sleep)
+    servers[0].shutdown()
+    servers[0].server_close()
+    with pytest.raises(video.VideoError, match="refused"):
+        video.open(url, sleep=sleep)
+    assert waits == [0.5, 1.0], "neither is a wrong address tried again, nor any where nothing was said"
+    with pytest.raises(video.VideoError, match=r"refused$"):
+        video.open(url, reconnect=policy, sleep=waits.append)
+    assert waits[2:] == [0.5, 1.0]
 
 
 @pytest.mark.parametrize(("path", "says"), [("/nothing.mp4", "404"), ("/page.mp4", "not a video")])

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from headrace.cli.explain import Explainer
     from headrace.cli.watching import Asking, Watched
     from headrace.engine import Engine, Stream
-    from headrace.video import VideoSource
+    from headrace.video import Reconnect, VideoSource
 
 
 @dataclass(frozen=True)
@@ -134,9 +134,17 @@ class Session:
             window |= {"after": after_s, "begins": stream.state.began_s}
             window |= {"start": None} if self.kept.is_service else {}
         try:
-            return video.open(self.source, reconnect=video.Reconnect(tries=self.tries), **window)
+            return video.open(self.source, reconnect=self._reconnect, **window)
         except video.VideoError as error:
             raise (error if window["start"] is not None or not after_s else self._worded(error, after_s)) from None
+
+    @property
+    def _reconnect(self) -> Reconnect:
+        """How hard to try: for a camera that is not there yet only where that was asked for, or nobody looks on."""
+        from headrace.video import Reconnect
+
+        asked = self.tries is None or self.context.params.get("reconnect") is not None
+        return Reconnect(tries=self.tries, at_first=asked)
 
     def _worded(self, error: Exception, after_s: float) -> Exception:
         """The same error, in the words of the command line where it speaks of a start that nobody gave."""

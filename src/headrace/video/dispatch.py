@@ -14,11 +14,11 @@ from typing import Any, BinaryIO, cast
 
 from headrace.video.address import Address, camera, is_camera, local_path, network, scheme_of
 from headrace.video.container import ContainerReader, Opening
-from headrace.video.errors import VideoError, cause
+from headrace.video.errors import Unreachable, VideoError, cause
 from headrace.video.patience import within
 from headrace.video.pictures import PHOTO_SUFFIXES, ArrayReader, PhotoReader, open_folder, open_photo
 from headrace.video.piped import Piped, can_seek
-from headrace.video.reconnect import Reconnect, Unbroken
+from headrace.video.reconnect import Reconnect, Unbroken, connected
 from headrace.video.shots import Reader, Warn
 from headrace.video.source import Notes, VideoSource, Wanted
 from headrace.video.spool import fetched, read_head, spooled
@@ -90,7 +90,7 @@ def open(
     wanted = Wanted(fps=fps, start_s=start, end_s=end, realtime=realtime, queue_frames=queue_frames)
     stop = threading.Event()
     notes = Notes(stop)
-    wait = partial(_wait, stop, sleep)
+    wait, policy = partial(_wait, stop, sleep), reconnect or Reconnect()
     where = _where(source, read_timeout_s)
     reader: Reader
     if isinstance(where, Address):
@@ -100,10 +100,10 @@ def open(
             opening = Opening(file, where.name, options=dict(options or {}), live=False)
             reader = ContainerReader(opening, notes)
         else:
-            reader = _connect(opening, notes, clock)
+            reader = connected(partial(_connect, opening, notes, clock), policy, wait, notes)
         if reader.facts.live:
             again = partial(ContainerReader, opening, notes, clock)
-            reader = Unbroken(reader, again, reconnect or Reconnect(), clock, wait, notes)
+            reader = Unbroken(reader, again, policy, clock, wait, notes)
     elif isinstance(where, Path):
         reader = _open_path(where, fps, dict(options or {}), (notes, stop))
     elif isinstance(where, World):
@@ -177,7 +177,7 @@ def _connect(opening: Opening, warn: Warn, clock: Callable[[], float]) -> Contai
     try:
         return within(patience, partial(ContainerReader, opening, warn, clock), ContainerReader.close)
     except TimeoutError:
-        raise VideoError(f"cannot open {opening.name}: no answer within {patience:g} s") from None
+        raise Unreachable(f"cannot open {opening.name}: no answer within {patience:g} s") from None
 
 
 def _open_path(path: Path, fps: float | None, options: dict[str, str], told: _Told) -> Reader:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from headrace.video.errors import VideoError
+from headrace.video.errors import Unreachable, VideoError
 from headrace.video.shots import Reader, Shot, Warn
+
+R = TypeVar("R", bound=Reader)
 
 #: A burst that has not gone on for so many seconds is over.
 _PAUSE_S = 1.0
@@ -21,11 +25,13 @@ class Reconnect:
         tries: Attempts in a row before giving up, >= 0; None never gives up. A frame that arrives resets the count.
         first_s: Wait before the first attempt, in seconds; it doubles with every further one.
         longest_s: Longest wait between attempts, in seconds.
+        at_first: Try as hard for the first connection, where nobody answers; else that is an error at once.
     """
 
     tries: int | None = 10
     first_s: float = 0.5
     longest_s: float = 30.0
+    at_first: bool = False
 
     def __post_init__(self) -> None:
         if self.tries is not None and self.tries < 0:
@@ -36,6 +42,33 @@ class Reconnect:
     def delay_s(self, failures: int) -> float:
         """Return the wait in seconds after ``failures`` attempts failed in a row."""
         return min(self.first_s * 2.0 ** min(failures, 60), self.longest_s)
+
+
+def connected(
+    connect: Callable[[], R], policy: Reconnect, wait: Callable[[float], object], warn: Callable[[str], None]
+) -> R:
+    """Make a first connection.
+
+    Args:
+        connect: Makes it; raises ``Unreachable`` when nobody answers.
+        policy: When to try again.
+        wait: Waits for a number of seconds; returns true when trying should stop.
+        warn: Told of every attempt that failed.
+
+    Raises:
+        VideoError: It cannot be made.
+    """
+    for failures in itertools.count():
+        try:
+            return connect()
+        except Unreachable as problem:
+            if not policy.at_first or failures == policy.tries:
+                raise
+            delay = policy.delay_s(failures)
+            warn(f"{problem}; trying again in {delay:.1f} s")
+            if wait(delay):
+                raise
+    raise AssertionError
 
 
 class Unbroken:
