@@ -329,3 +329,34 @@ def test_what_waits_for_a_reader_that_is_gone_does_not_fail_the_end() -> None:
     with subprocess.Popen([sys.executable, "-c", words], stdout=writer, env=buffered()) as process:
         os.close(writer)
         assert process.wait(timeout=60) == 7
+
+
+def test_a_full_disk_behind_stdout_is_named_and_loses_nothing(model: str, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "headrace", "ask", "world:7,seconds=2", "hi", "--model", model, "--json"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*words, "--state", "s"], cwd=tmp_path, env=buffered(), stdout=full, stderr=subprocess.PIPE
+        )
+    says = b"headrace: error: standard output: cannot be written (No space left on device)\n"
+    assert (done.returncode, done.stderr) == (2, says)
+
+
+@pytest.mark.parametrize("args", [("--json",), ()])
+def test_a_command_without_stdout_works(model: str, tmp_path: Path, args: tuple[str, ...]) -> None:
+    words = [
+        sys.executable,
+        "-m",
+        "headrace",
+        "ask",
+        "world:7,seconds=2",
+        "hi",
+        "--model",
+        model,
+        "--state",
+        "s",
+        *args,
+    ]
+    shell = ["sh", "-c", 'exec "$@" >&-', "sh", *words]
+    done = subprocess.run(shell, cwd=tmp_path, env=buffered(), stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (tmp_path / "s" / "stream.json").is_file()

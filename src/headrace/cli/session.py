@@ -127,11 +127,14 @@ class Session:
     def _open(self, stream: Stream | None) -> VideoSource:
         """Open the source, where a stream goes on behind what it has seen."""
         from headrace import video
+        from headrace.video.address import local_path, scheme_of
 
         window, after_s = dict(self.window), 0.0
         if stream is not None and stream.num_frames:
             after_s = stream.state.time_s
             window |= {"after": after_s, "begins": stream.state.began_s}
+            path = local_path(self.source) if scheme_of(self.source) == "file" else self.source
+            window |= {"behind": self.kept.seen_last(str(path), after_s)}
             window |= {"start": None} if self.kept.is_service else {}
         try:
             return video.open(self.source, reconnect=self._reconnect, **window)

@@ -14,7 +14,7 @@ from typing import Any
 
 import av
 
-from headrace.video.errors import OPEN_ERRORS, READ_ERRORS, Unreachable, VideoError, cause, may_come
+from headrace.video.errors import OPEN_ERRORS, READ_ERRORS, UnreachableError, VideoError, cause, may_come
 from headrace.video.rgb import to_rgb
 from headrace.video.shots import Facts, Shot, Warn
 from headrace.video.timeline import Timeline
@@ -243,7 +243,7 @@ def _open_container(opening: Opening) -> Any:
             raise VideoError(f"cannot open {opening.name}: {why}") from problem
         late = opening.timeouts is not None and time.monotonic() - began >= 0.9 * opening.timeouts[0]
         why = "nothing arrived before the time-out" if late else cause(problem)
-        kind = Unreachable if late or may_come(problem) else VideoError
+        kind = UnreachableError if late or may_come(problem) else VideoError
         raise kind(f"cannot open {opening.name}: {why}") from problem
 
 

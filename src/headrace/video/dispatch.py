@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, cast
 
 from headrace.video.address import Address, camera, is_camera, local_path, network, scheme_of
 from headrace.video.container import ContainerReader, Opening
-from headrace.video.errors import Unreachable, VideoError, cause
+from headrace.video.errors import UnreachableError, VideoError, cause
 from headrace.video.patience import within
 from headrace.video.pictures import PHOTO_SUFFIXES, ArrayReader, PhotoReader, open_folder, open_photo
 from headrace.video.piped import Piped, can_seek
@@ -41,6 +41,7 @@ def open(
     end: float | None = None,
     after: float | None = None,
     begins: float | None = None,
+    behind: str | None = None,
     realtime: bool = False,
     live: bool | None = None,
     options: Mapping[str, str] | None = None,
@@ -66,6 +67,8 @@ def open(
             a beginning starts there. A live one does not, because its time begins anew whenever it is opened.
         begins: With ``after``, the time of the very first frame that was seen, from which sampling goes on counting;
             default: where the source begins.
+        behind: With ``after``, of a folder: the name of the image that was seen last (``VideoSource.pictures``). What
+            sorts behind it is new, whatever was removed before it.
         realtime: Hold frames back until their presentation time, and treat the source as live.
         live: For addresses: True when frames do not wait for us. Default: always so for RTSP, RTMP, UDP and the
             like; for a web address unless its length is known, in seconds or bytes (a file, a closed HLS playlist).
@@ -105,7 +108,8 @@ def open(
             again = partial(ContainerReader, opening, notes, clock)
             reader = Unbroken(reader, again, policy, clock, wait, notes)
     elif isinstance(where, Path):
-        reader = _open_path(where, fps, dict(options or {}), (notes, stop))
+        seen = None if behind is None or after is None or start is not None else (behind, after)
+        reader = _open_path(where, fps or 1.0, dict(options or {}), (notes, stop), seen)
     elif isinstance(where, World):
         reader = _open_world(where.text)
     elif hasattr(where, "read"):
@@ -177,14 +181,16 @@ def _connect(opening: Opening, warn: Warn, clock: Callable[[], float]) -> Contai
     try:
         return within(patience, partial(ContainerReader, opening, warn, clock), ContainerReader.close)
     except TimeoutError:
-        raise Unreachable(f"cannot open {opening.name}: no answer within {patience:g} s") from None
+        raise UnreachableError(f"cannot open {opening.name}: no answer within {patience:g} s") from None
 
 
-def _open_path(path: Path, fps: float | None, options: dict[str, str], told: _Told) -> Reader:
+def _open_path(
+    path: Path, fps: float, options: dict[str, str], told: _Told, behind: tuple[str, float] | None
+) -> Reader:
     warn = told[0]
     try:
         if path.is_dir():
-            return open_folder(path, fps or 1.0, warn)
+            return open_folder(path, fps, warn, behind)
         size = path.stat().st_size
     except FileNotFoundError:
         raise VideoError(f"no such file or folder: {path}") from None
@@ -193,7 +199,7 @@ def _open_path(path: Path, fps: float | None, options: dict[str, str], told: _To
     if path.is_file() and size == 0:
         raise VideoError(f"cannot open {path}: the file is empty")
     if path.suffix.lower() in PHOTO_SUFFIXES:
-        return open_photo(path, fps or 1.0, warn)
+        return open_photo(path, fps, warn)
     if not path.is_file():  # a named pipe: reads of our own end at Ctrl-C
         return _open_pipe(path, options, told)
     # FFmpeg would take what stands before a colon in a bare name for a protocol

@@ -31,7 +31,7 @@ class VideoError(ValueError):
     """A source that cannot be read; the message names it and says what would be right."""
 
 
-class Unreachable(VideoError):
+class UnreachableError(VideoError):
     """A source that does not answer; it may later."""
 
 

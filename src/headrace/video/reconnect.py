@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from headrace.video.errors import Unreachable, VideoError
+from headrace.video.errors import UnreachableError, VideoError
 from headrace.video.shots import Reader, Shot, Warn
 
 R = TypeVar("R", bound=Reader)
@@ -50,7 +50,7 @@ def connected(
     """Make a first connection.
 
     Args:
-        connect: Makes it; raises ``Unreachable`` when nobody answers.
+        connect: Makes it; raises ``UnreachableError`` when nobody answers.
         policy: When to try again.
         wait: Waits for a number of seconds; returns true when trying should stop.
         warn: Told of every attempt that failed.
@@ -61,7 +61,7 @@ def connected(
     for failures in itertools.count():
         try:
             return connect()
-        except Unreachable as problem:
+        except UnreachableError as problem:
             if not policy.at_first or failures == policy.tries:
                 raise
             delay = policy.delay_s(failures)

@@ -35,6 +35,7 @@ class Facts:
         num_frames: Number of pictures (an estimate), or None.
         live: True when the pictures do not wait for us.
         begins_s: Time of the first picture in seconds.
+        nothing_new: True when all there is was seen earlier.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Facts:
     num_frames: int | None = None
     live: bool = False
     begins_s: float = 0.0
+    nothing_new: bool = False
 
 
 class Reader(Protocol):
