@@ -514,3 +514,19 @@ def test_a_playlist_that_stands_still_is_lost_after_a_while_and_says_so(server, 
     with video.open(f"{server.url}/list.m3u8", reconnect=video.Reconnect(tries=0), read_timeout_s=0.4) as s:
         list(s)
     assert s.warnings == [f"{server.url}/list.m3u8 ended: nothing arrived for 1 s"]
+
+
+def test_a_playlist_that_comes_back_shows_nothing_twice(server, tmp_path, monkeypatch):
+    playlist, whole = held_back(tmp_path)
+    monkeypatch.setattr("headrace.video.dispatch._PATIENCE_S", 1.0)
+    policy, quiet = video.Reconnect(tries=1, first_s=0.01), {"read_timeout_s": 0.4}
+
+    def come_back(_):
+        playlist.write_text(whole)
+
+    with video.open(f"{server.url}/list.m3u8", queue_frames=99, reconnect=policy, sleep=come_back, **quiet) as s:
+        frames = list(s)
+    assert numbers(frames) == list(range(50 - len(frames), 50))
+    assert sum(f.gap for f in frames) == 1
+    assert [b.time_s - a.time_s for a, b in itertools.pairwise(frames)] == pytest.approx([0.04] * (len(frames) - 1))
+    assert "given up after 1 tries" in s.warnings[-1], "what was shown before is no sign of life"

@@ -78,9 +78,8 @@ def silence(stream: TextIO | None = None) -> None:
 
 def stand_in() -> None:
     """Give what is written to stdout and stderr somewhere to go where the command was started without (``>&-``)."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - as long as the program
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - as long as the program
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
 @contextmanager

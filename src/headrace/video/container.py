@@ -122,7 +122,7 @@ class ContainerReader:
             time_s, jumped = timeline.place(stamp, now_s - before_s if self.facts.live else None)
             before_s = now_s
             self._until_s = time_s + float((picture.duration or 0) * (picture.time_base or 0))
-            yield Shot(time_s, partial(to_rgb, picture), gap or jumped)
+            yield Shot(time_s, partial(to_rgb, picture), gap or jumped, self._sent_s(picture))
             gap = False
 
     def _stamped(self, timeline: Timeline) -> Iterator[tuple[av.VideoFrame | None, int | None]]:
@@ -146,6 +146,12 @@ class ContainerReader:
     def _stamp(self, picture: av.VideoFrame) -> int | None:
         """The time stamp of a picture in ticks of the timeline."""
         return round(self._clock() / _MICRO) if self._by_arrival else picture.pts
+
+    def _sent_s(self, picture: av.VideoFrame) -> float | None:
+        """When a picture was sent by the clock of whoever writes a playlist; other senders may begin anew each time."""
+        if not self.facts.live or "hls" not in self._container.format.name or picture.pts is None:
+            return None
+        return float(picture.pts * self._stream.time_base)
 
     def _pictures(self) -> Iterator[av.VideoFrame | None]:
         """Yield decoded frames, and None where one could not be decoded."""

@@ -13,8 +13,8 @@ from headrace.video.shots import Reader, Shot, Warn
 
 R = TypeVar("R", bound=Reader)
 
-#: A burst that has not gone on for so many seconds is over.
-_PAUSE_S = 1.0
+#: So much of the past may be shown again, in seconds; and so long after a connection was made, on the wall.
+_PAST_S, _BURST_S = 300.0, 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +75,9 @@ class Unbroken:
     """A live source read across its losses.
 
     The first frame has time 0. After a loss, the first frame is a gap, and its time is what the wall clock says it
-    must be, one frame interval after the last frame at least. What comes in a burst when a connection is made is of the
-    past (the pieces of an HLS playlist, what was looked at to open it): it gets times of the past, and what of it was
-    shown before is left out. A source that comes back with a known length has ended.
+    must be, one frame interval after the last frame at least. Where the sender's clock goes on across connections
+    (HLS), that says it, and what was shown before is left out: a playlist begins with the past. A source that comes
+    back with a known length has ended.
 
     Attributes:
         facts: What is known about it.
@@ -109,7 +109,8 @@ class Unbroken:
         self._connect, self._policy, self._clock, self._wait, self._warn = connect, policy, clock, wait, warn
         self._failures = 0
         self._last_s: float | None = None
-        self._lead = _Lead()  # of the latest connection that had frames
+        self._origin = math.inf  # wall clock at time 0, as the promptest frame so far shows it
+        self._stamp_s: float | None = None  # of the last frame by the sender's clock
 
     def shots(self, start_s: float) -> Iterator[Shot]:
         """Yield shots until the source has ended or is given up; times never run backwards."""
@@ -131,24 +132,38 @@ class Unbroken:
 
     def _connection(self) -> Iterator[Shot]:
         assert self._reader is not None
-        before, shift, first, back = self._lead, 0.0, True, self._last_s is not None
+        shift: float | None = None
+        began: float | None = None
         for shot in self._reader.shots(0.0):
             now = self._clock()
-            if first:
-                shift, first = before.expected_s(now) - shot.time_s if back else -shot.time_s, False
-                self._lead = _Lead()
-            self._lead.see(now, shot.time_s + shift)
-            if back and self._last_s is not None:
-                least_s = self._last_s + 1 / (self.facts.fps or 25.0)
-                if shot.time_s + shift < least_s:
-                    if before.burst_s > 0 and self._lead.bursts:
-                        continue  # it was shown before
-                    shift, self._lead = least_s - shot.time_s, _Lead()
-                    self._lead.see(now, least_s)
-                self._warn(f"{self.facts.name} is back at {shot.time_s + shift:.1f} s")
-            self._failures, self._last_s = 0, shot.time_s + shift
-            yield replace(shot, time_s=self._last_s, gap=shot.gap or back)
-            back = False
+            began = now if began is None else began
+            back = shift is None and self._last_s is not None
+            if shift is None:
+                ahead_s = self._ahead_s(shot, now)
+                if ahead_s is not None and ahead_s <= 0 and now - began <= _BURST_S:
+                    continue  # it was shown before
+                shift = self._resume(now, ahead_s) - shot.time_s
+            time_s = shot.time_s + shift
+            if back:
+                self._warn(f"{self.facts.name} is back at {time_s:.1f} s")
+            self._failures = 0
+            self._last_s, self._origin, self._stamp_s = time_s, min(self._origin, now - time_s), shot.stamp_s
+            yield replace(shot, time_s=time_s, gap=shot.gap or back)
+
+    def _resume(self, now: float, ahead_s: float | None) -> float:
+        """Return the stream time in seconds of the first frame of a connection."""
+        if self._last_s is None:
+            return 0.0
+        if ahead_s is not None and ahead_s > 0:
+            return self._last_s + ahead_s
+        return max(now - self._origin, self._last_s + 1 / (self.facts.fps or 25.0))
+
+    def _ahead_s(self, shot: Shot, now: float) -> float | None:
+        """Seconds by the sender's clock from the last frame to one of a new connection; None where that was set."""
+        if self._last_s is None or self._stamp_s is None or shot.stamp_s is None:
+            return None
+        ahead_s = shot.stamp_s - self._stamp_s
+        return ahead_s if abs(ahead_s) <= now - self._origin - self._last_s + _PAST_S else None
 
     def _return(self, why: str) -> bool:
         """Try to connect again; False when the source has ended, is given up, or reading should stop."""
@@ -171,33 +186,3 @@ class Unbroken:
         self.given_up = bool(tries)
         self._warn(f"{name} ended: {why}" if not tries else f"{name} was given up after {tries} tries: {why}")
         return False
-
-
-class _Lead:
-    """How far the frames of one connection run ahead of the wall clock.
-
-    Attributes:
-        burst_s: Seconds of them that came at once when it was made.
-        bursts: Whether they still come so.
-    """
-
-    def __init__(self) -> None:
-        self.burst_s, self.bursts = 0.0, True
-        self._began: float | None = None  # wall clock minus time at the first frame
-        self._origin = math.inf  # the same at the promptest
-        self._grew = 0.0  # wall clock when the burst was last seen to go on
-
-    def see(self, now: float, time_s: float) -> None:
-        """Take a frame that has come just now."""
-        if self._began is None:
-            self._began, self._grew = now - time_s, now
-        lead_s = self._began - (now - time_s)
-        self._origin = min(self._origin, now - time_s)
-        if self.bursts and lead_s > self.burst_s and lead_s - self.burst_s >= now - self._grew:
-            self.burst_s, self._grew = lead_s, now  # at twice the pace of time at least
-        elif now - self._grew > _PAUSE_S:
-            self.bursts = False
-
-    def expected_s(self, now: float) -> float:
-        """Time of the first frame of another connection, if it begins as far in the past as this one did."""
-        return now - self._origin - self.burst_s
