@@ -336,11 +336,9 @@ def test_a_stream_that_cannot_be_saved_is_watched_to_its_end(model: str, tmp_pat
 
 
 def test_ctrl_c_does_not_save_over_another_stream(tmp_path: Path, monkeypatch) -> None:
-    from headrace.cli.keeping import Keeping, _is_held, _names
+    from headrace.cli.keeping import Keeping, _claimed
 
     monkeypatch.chdir(tmp_path)
     for name in ("headrace-stream", "headrace-stream-2"):
-        assert str(next(path for path in _names() if not _is_held(path))) == name
-        Path(name).mkdir()
-        Path(name, "stream.json").write_text("{}")
+        assert str(_claimed()) == name
     assert Keeping(resume=Path("a"), state=Path("b")).home == Path("b")

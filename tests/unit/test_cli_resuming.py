@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import typer
+from PIL import Image
 from typer.main import get_command
 
 from headrace.cli.again import again
 from headrace.cli.app import app
 from unit.tiny import objects, run, save_tiny
-from unit.video_clips import every, make_clip
+from unit.video_clips import every, make_clip, picture
 
 SEES = "say when there is a cut"
 
@@ -82,6 +83,50 @@ def test_another_source_is_told(common: tuple[str, ...], tmp_path: Path, monkeyp
     _, stdout, stderr = run("ask", "world:7,seconds=6", "hi", "--resume", folder, *common)
     assert (steps(stdout), stderr) == ([], "headrace: nothing new: world:7,seconds=6 ends at 5.5 s\n")
     assert objects(stdout)[-1]["frames"] == 0
+
+
+def images(folder: Path, *numbers: int) -> None:
+    folder.mkdir(exist_ok=True)
+    for number in numbers:
+        Image.fromarray(picture(number)).save(folder / f"shot{number}.png")
+
+
+def test_a_folder_of_images_goes_on_behind_the_one_that_was_seen_last(common, tmp_path: Path, monkeypatch) -> None:
+    """Whatever is removed meanwhile; images are known by their names, and not by their places."""
+    monkeypatch.chdir(tmp_path)
+    pics = tmp_path / "pics"
+    images(pics, *range(6))
+    service = ("--watch", SEES, "--keep", "s", *common)
+    assert steps(run("ask", "pics", *service)[1]) == [0, 1, 2, 3, 4, 5]
+    images(pics, 6, 7, 10)
+    for number in range(4):
+        (pics / f"shot{number}.png").unlink()
+    code, stdout, stderr = run("ask", "pics", *service)
+    assert (code, steps(stdout), stderr) == (0, [6, 7, 8], "")
+    code, stdout, stderr = run("ask", "pics", *service)
+    assert (code, steps(stdout), stderr) == (0, [], "headrace: nothing new: pics ends at 8 s\n")
+    for file in pics.iterdir():
+        file.unlink()
+    images(pics, 9, 11, 12)
+    code, stdout, stderr = run("ask", pics.as_uri(), *service, "--fps", "2")
+    assert (code, steps(stdout)) == (0, [8.5, 9.0]), "another rate holds from here on"
+    assert stderr == (
+        f"headrace: shot10.png, seen last, is gone from {pics}; 1 images that sort before it are left out\n"
+    )
+    for number in (9, 11, 12):
+        (pics / f"shot{number}.png").unlink()
+    images(pics, 20)
+    code, stdout, stderr = run("ask", "pics", *service)
+    assert (code, steps(stdout)) == (0, [10.0])
+    assert stderr == (
+        "headrace: shot12.png, seen last, is gone from pics; images between it and the first one may be, too\n"
+    )
+    for file in pics.iterdir():
+        file.unlink()
+    images(pics, 1)
+    code, stdout, stderr = run("ask", "pics", *service)
+    assert (code, steps(stdout)) == (0, [])
+    assert "1 images that sort before it are left out" in stderr
 
 
 def test_a_source_that_ends_before_the_stream_is_told_in_words_of_the_command(common, tmp_path: Path) -> None:

@@ -9,18 +9,24 @@ import os
 import pty
 import re
 import signal
+import socket
 import subprocess
 import sys
 import termios
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from headrace import video
+from headrace.cli import watching
+from headrace.cli.keeping import Keeping
+from headrace.cli.output import Output
 from headrace.video import VideoError
 from headrace.video.synthetic import WorldReader
 from unit.tiny import objects, run, save_tiny
@@ -111,11 +117,9 @@ def test_a_terminal_that_is_closed_ends_a_watch_as_a_signal_does(model: str, tmp
 
 def test_a_signal_that_is_to_be_ignored_is_ignored() -> None:
     """``nohup`` starts a command with SIGHUP ignored."""
-    from headrace.cli.watching import graceful
-
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with video.open("world:7,seconds=1") as source, graceful(source) as stop:
+        with video.open("world:7,seconds=1") as source, watching.graceful(source) as stop:
             signal.raise_signal(signal.SIGHUP)
             assert not stop.is_set()
             signal.raise_signal(signal.SIGTERM)
@@ -124,6 +128,65 @@ def test_a_signal_that_is_to_be_ignored_is_ignored() -> None:
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_the_same_signal_twice_in_a_moment_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrapper sends it to the command, and again to its group; the second may come when the frame is done."""
+    with video.open("world:7,seconds=1") as source:
+        try:
+            with watching.graceful(source) as stop:
+                threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGINT]).start()
+                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            pytest.fail("the second one ended the command before it had saved")
+        assert stop.number == signal.SIGINT
+        monkeypatch.setattr(watching, "ECHO_S", 0.0)
+        with watching.graceful(source):
+            signal.raise_signal(signal.SIGINT)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+
+
+def test_a_signal_ends_a_watch_on_a_pipe_whose_writer_is_silent(model: str, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "c.ts", every(40, 55)).read_bytes()
+    keep = ("--state", "s", "--checkpoint-every", "999")
+    with subprocess.Popen(
+        [sys.executable, "-m", "headrace", "ask", "-", "hi", "--model", model, "--json", "--max-tokens", "2", *keep],
+        cwd=tmp_path,
+        env=dict(os.environ, OMP_NUM_THREADS="1"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(clip)
+        process.stdin.flush()
+        next(line for line in process.stdout if json.loads(line)["event"] == "step")
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        try:
+            assert process.wait(timeout=30) == 128 + signal.SIGTERM
+        finally:
+            process.kill()
+        found = [json.loads(line)["event"] for line in process.stdout]
+    assert [event for event in found if event != "step"] == ["saved", "answer", "summary"]
+
+
+def test_two_streams_that_are_stopped_at_once_have_a_folder_each(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    source, kept = SimpleNamespace(name="camera"), Keeping()
+
+    def stream(save: Callable[[Path], object]) -> Any:
+        return SimpleNamespace(num_frames=1, state=SimpleNamespace(time_s=1.0), save=save)
+
+    def interrupted(stream: Any) -> Path | None:
+        return kept.interrupted(stream, Output(), source)  # type: ignore[arg-type]
+
+    found: list[Path | None] = []
+    other = stream(lambda folder: folder.mkdir(exist_ok=True))
+    first = interrupted(stream(lambda _: found.append(interrupted(other))))  # while the first one is being written
+    assert [str(first), *map(str, found)] == ["headrace-stream", "headrace-stream-2"]
 
 
 def breaks(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
@@ -238,27 +301,43 @@ def test_a_lost_source_that_is_not_to_come_back_has_ended(model: str, camera: st
 
 
 @pytest.mark.parametrize(
-    ("args", "tries"),
+    ("args", "tries", "at_first"),
     [
-        ((), 10),
-        (("--reconnect", "3"), 3),
-        (("--reconnect", "forever"), None),
-        (("--watch", "x"), None),
-        (("--state", "new"), None),
-        (("--state", "new", "--reconnect", "3"), 3),
+        ((), 10, False),
+        (("--reconnect", "3"), 3, True),
+        (("--reconnect", "forever"), None, True),
+        (("--watch", "x"), None, True),
+        (("--state", "new"), None, True),
+        (("--state", "new", "--reconnect", "3"), 3, True),
     ],
 )
-def test_how_often_a_lost_source_is_tried(tmp_path: Path, monkeypatch, args: tuple[str, ...], tries: int | None):
-    asked: list[int | None] = []
+def test_how_often_a_lost_source_is_tried(tmp_path: Path, monkeypatch, args, tries: int | None, at_first: bool):
+    asked: list[tuple[int | None, bool]] = []
 
     def opened(_: str, *, reconnect: video.Reconnect, **__: Any) -> None:
-        asked.append(reconnect.tries)
+        asked.append((reconnect.tries, reconnect.at_first))
         raise VideoError("not here")
 
     monkeypatch.setattr(video, "open", opened)
     monkeypatch.chdir(tmp_path)
     assert run("ask", "rtsp://camera/1", "hi", *args) == (2, "", "headrace: error: not here\n")
-    assert asked == [tries]
+    assert asked == [(tries, at_first)]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_signal_ends_the_tries_for_a_camera_that_is_not_there(number: int, code: int) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/c.ts"  # bound, but nobody listens
+        words = [sys.executable, "-m", "headrace", "ask", url, "--watch", "x"]
+        with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            refused = f"headrace: cannot open {url}: the connection was refused; trying again in"
+            assert process.stderr.readline() == f"{refused} 0.5 s\n"
+            assert process.stderr.readline() == f"{refused} 1.0 s\n"
+            process.send_signal(number)
+            assert process.wait(timeout=30) == code
+            assert process.stderr.read() in ("", "headrace: stopped\n")
 
 
 def test_a_wrong_number_of_tries(model: str) -> None:
@@ -276,3 +355,34 @@ def test_what_waits_for_a_reader_that_is_gone_does_not_fail_the_end() -> None:
     with subprocess.Popen([sys.executable, "-c", words], stdout=writer, env=buffered()) as process:
         os.close(writer)
         assert process.wait(timeout=60) == 7
+
+
+def test_a_full_disk_behind_stdout_is_named_and_loses_nothing(model: str, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "headrace", "ask", "world:7,seconds=2", "hi", "--model", model, "--json"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*words, "--state", "s"], cwd=tmp_path, env=buffered(), stdout=full, stderr=subprocess.PIPE
+        )
+    says = b"headrace: error: standard output: cannot be written (No space left on device)\n"
+    assert (done.returncode, done.stderr) == (2, says)
+
+
+@pytest.mark.parametrize("args", [("--json",), ()])
+def test_a_command_without_stdout_works(model: str, tmp_path: Path, args: tuple[str, ...]) -> None:
+    words = [
+        sys.executable,
+        "-m",
+        "headrace",
+        "ask",
+        "world:7,seconds=2",
+        "hi",
+        "--model",
+        model,
+        "--state",
+        "s",
+        *args,
+    ]
+    shell = ["sh", "-c", 'exec "$@" >&-', "sh", *words]
+    done = subprocess.run(shell, cwd=tmp_path, env=buffered(), stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (tmp_path / "s" / "stream.json").is_file()

@@ -216,6 +216,7 @@ def test_wrong_input_is_one_clear_line(tmp_path, make, says):
     [
         ({"fps": 0}, "fps must be"),
         ({"fps": float("nan")}, "fps must be"),
+        ({"fps": 1e308}, "fps must be a number above 0, and 1,000,000 at most, not 1e\\+308"),
         ({"start": -1}, "start must be"),
         ({"start": 2, "end": 1}, "end must be later"),
         ({"queue_frames": 0}, "queue_frames must be"),

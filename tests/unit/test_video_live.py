@@ -28,9 +28,9 @@ def frame(i, gap=False):
 class Tape:
     """A reader that plays (time, gap) pairs; an exception in the list is raised, a callable is called."""
 
-    def __init__(self, *items, live=True):
-        self.facts = Facts("tape", fps=10.0, live=live)
-        self.items, self.closed = items, 0
+    def __init__(self, *items, live=True, fps=10.0, stamped=False):
+        self.facts = Facts("tape", fps=fps, live=live)
+        self.items, self.closed, self.stamped = items, 0, stamped
 
     def shots(self, start_s):
         for item in self.items:
@@ -40,7 +40,7 @@ class Tape:
                 item()
             else:
                 time_s, gap = item if isinstance(item, tuple) else (item, False)
-                yield Shot(float(time_s), lambda: IMAGE, gap)
+                yield Shot(float(time_s), lambda: IMAGE, gap, float(time_s) if self.stamped else None)
 
     def close(self):
         self.closed += 1
@@ -265,3 +265,41 @@ def test_sampling_and_the_window_reach_across_a_loss():
 def test_reconnect_rejects(bad, says):
     with pytest.raises(ValueError, match=says):
         Reconnect(**bad)
+
+
+def playlist(clock, newest_s):
+    """Twenty seconds of a live playlist: three pieces of the past at once, then one every ten seconds."""
+    later = [item for k in (0, 10) for item in (clock.pass_s(10), *range(newest_s + k, newest_s + k + 10))]
+    return Tape(*range(newest_s - 30, newest_s), *later, fps=1.0, stamped=True)
+
+
+@pytest.mark.parametrize("away_s", [11, 14, 45, 1000])
+def test_what_a_playlist_shows_again_after_a_loss_is_left_out_and_time_keeps_its_pace(away_s):
+    clock = Clock()
+    tapes = [playlist(clock, 2000 + k * (20 + away_s)) for k in range(4)]
+    reader, _ = unbroken(tapes, clock, Reconnect(tries=1, first_s=away_s, longest_s=away_s))
+    times = [s.time_s for s in reader.shots(0.0)]
+    missed = max(0, away_s - 30)
+    whole = range(50 + 3 * (20 + away_s))
+    assert times == [t for t in whole if t < 50 or (t - 50) % (20 + away_s) >= missed], "every second once, at its time"
+
+
+def test_a_playlist_whose_clock_was_set_loses_no_more_than_its_first_seconds():
+    clock = Clock()
+    for begins_s, lost in ((0, 0), (1995, 11)):
+        again = Tape(*(x for i in range(30) for x in (begins_s + i, clock.pass_s(1))), fps=1.0, stamped=True)
+        reader, _ = unbroken([playlist(clock, 2000), again], clock, Reconnect(tries=1))
+        times = [s.time_s for s in reader.shots(0.0)]
+        assert (times == sorted(set(times)), len(times)) == (True, 50 + 30 - lost)
+
+
+def test_a_slow_camera_and_a_fast_one_lose_nothing_after_a_loss():
+    """Where no burst was, frames are never taken for old ones, however far the source's clock has run away."""
+    for pace in (0.5, 2.0):
+        clock = Clock()
+        tape = Tape(*(item for i in range(200) for item in (i * pace / 10, clock.pass_s(0.1))))
+        again = Tape(*(item for i in range(50) for item in (i / 10, clock.pass_s(0.1))))
+        reader, _ = unbroken([tape, again], clock, Reconnect(tries=1))
+        times = [s.time_s for s in reader.shots(0.0)]
+        assert len(times) == 250
+        assert times[200] - times[199] >= 0.1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.server
+import io
 import itertools
 import os
 import re
@@ -13,13 +14,15 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from headrace import video
-from unit.video_clips import every, make_clip, make_hls, number_of
+from unit.video_clips import every, make_clip, make_hls, number_of, picture
 
 QUICK = video.Reconnect(tries=2, first_s=0.01, longest_s=0.02)
 EAGER = {"analyzeduration": "200000"}  # look at the first 0.2 s only before opening counts as done
@@ -277,6 +280,35 @@ def test_an_unreachable_address_is_one_clear_line(scheme):
     assert "\n" not in str(problem.value)
 
 
+def test_a_camera_that_is_not_there_yet_is_tried_where_that_was_asked_for(tmp_path):
+    (tmp_path / "c.ts").write_bytes(make_clip(tmp_path / "live.bin", every(40, 20), format="mpegts").read_bytes())
+    port, waits, servers = refused(), [], []
+    url, policy = f"http://127.0.0.1:{port}/c.ts", video.Reconnect(tries=2, at_first=True)
+
+    def sleep(seconds):
+        waits.append(seconds)
+        if len(waits) == 2:
+            handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+            servers.append(http.server.ThreadingHTTPServer(("127.0.0.1", port), handler))
+            threading.Thread(target=servers[0].serve_forever, args=(0.01,), daemon=True).start()
+
+    with video.open(url, reconnect=policy, sleep=sleep) as s:
+        assert numbers(s) == list(range(20))
+        assert s.warnings == [
+            f"cannot open {url}: the connection was refused; trying again in {delay} s" for delay in (0.5, 1.0)
+        ]
+    with pytest.raises(video.VideoError, match="404"):
+        video.open(f"{url}x", reconnect=policy, sleep=sleep)
+    servers[0].shutdown()
+    servers[0].server_close()
+    with pytest.raises(video.VideoError, match="refused"):
+        video.open(url, sleep=sleep)
+    assert waits == [0.5, 1.0], "neither is a wrong address tried again, nor any where nothing was said"
+    with pytest.raises(video.VideoError, match=r"refused$"):
+        video.open(url, reconnect=policy, sleep=waits.append)
+    assert waits[2:] == [0.5, 1.0]
+
+
 @pytest.mark.parametrize(("path", "says"), [("/nothing.mp4", "404"), ("/page.mp4", "not a video")])
 def test_a_wrong_page_is_one_clear_line(server, tmp_path, path, says):
     (tmp_path / "page.mp4").write_text("<html>hello</html>" * 50)
@@ -449,3 +481,69 @@ def test_a_redirect_within_a_server_keeps_the_user(server, tmp_path):
     with video.open(f"{server.url.replace('//', '//me:pw@')}/v.mp4") as s:
         assert len(list(s)) == 10
     assert any("fetched whole" in line for line in s.warnings)
+
+
+def test_a_camera_that_sends_jpegs_runs_on_the_clock_on_the_wall(server):
+    """Its container has no times; FFmpeg makes up 25 frames per second."""
+
+    def play(request):
+        request.send_response(200)
+        request.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        request.end_headers()
+        for i in range(14):
+            data = io.BytesIO()
+            Image.fromarray(picture(i)).save(data, "JPEG")
+            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data.getvalue())}\r\n\r\n"
+            request.wfile.write(head.encode() + data.getvalue() + b"\r\n")
+            time.sleep(0.1)
+
+    server.special["/camera"] = play
+    with video.open(f"{server.url}/camera", queue_frames=99, reconnect=video.Reconnect(tries=0)) as s:
+        assert (s.live, s.fps) == (True, None)
+        frames = list(s)
+    assert len(frames) > 10
+    assert 0.8 < frames[-1].time_s < 5
+
+
+def held_back(tmp_path):
+    """An open playlist of 2 s, all of it and without its last two pieces."""
+    playlist = make_hls(tmp_path, make_clip(tmp_path / "c.mp4", every(40, 50), gop=10), closed=False)
+    whole = playlist.read_text().replace("TARGETDURATION:0", "TARGETDURATION:1")  # it is asked for twice as often
+    playlist.write_text("#EXTINF".join(whole.split("#EXTINF")[:-2]))
+    return playlist, whole
+
+
+def test_a_playlist_may_take_longer_than_the_read_time_out_for_its_next_piece(server, tmp_path):
+    playlist, whole = held_back(tmp_path)
+    with video.open(f"{server.url}/list.m3u8", queue_frames=99, reconnect=QUICK, read_timeout_s=0.4) as s:
+        first = next(s)
+        time.sleep(1.2)
+        playlist.write_text(whole + "#EXT-X-ENDLIST\n")
+        frames = [first, *s]
+    assert [line.partition(" was ")[2] for line in s.warnings] == ["lost (it ended); trying again in 0.0 s"]
+    assert not any(f.gap for f in frames)
+    assert numbers(frames) == list(range(50 - len(frames), 50))
+
+
+def test_a_playlist_that_stands_still_is_lost_after_a_while_and_says_so(server, tmp_path, monkeypatch):
+    held_back(tmp_path)
+    monkeypatch.setattr("headrace.video.dispatch._PATIENCE_S", 1.0)
+    with video.open(f"{server.url}/list.m3u8", reconnect=video.Reconnect(tries=0), read_timeout_s=0.4) as s:
+        list(s)
+    assert s.warnings == [f"{server.url}/list.m3u8 ended: nothing arrived for 1 s"]
+
+
+def test_a_playlist_that_comes_back_shows_nothing_twice(server, tmp_path, monkeypatch):
+    playlist, whole = held_back(tmp_path)
+    monkeypatch.setattr("headrace.video.dispatch._PATIENCE_S", 1.0)
+    policy, quiet = video.Reconnect(tries=1, first_s=0.01), {"read_timeout_s": 0.4}
+
+    def come_back(_):
+        playlist.write_text(whole)
+
+    with video.open(f"{server.url}/list.m3u8", queue_frames=99, reconnect=policy, sleep=come_back, **quiet) as s:
+        frames = list(s)
+    assert numbers(frames) == list(range(50 - len(frames), 50))
+    assert sum(f.gap for f in frames) == 1
+    assert [b.time_s - a.time_s for a, b in itertools.pairwise(frames)] == pytest.approx([0.04] * (len(frames) - 1))
+    assert "given up after 1 tries" in s.warnings[-1], "what was shown before is no sign of life"

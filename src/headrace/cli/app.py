@@ -11,6 +11,7 @@ import typer
 
 import headrace
 from headrace.cli import ask, bench, demo, doctor, methods, models, train, world
+from headrace.cli.failing import stand_in
 
 SPINS = "1000"  # how long idle threads of a CPU build wait in a loop; on a busy machine the default stalls all of them
 
@@ -57,6 +58,7 @@ def common(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads to use; default: all cores.")] = None,
 ) -> None:
     """Set what all commands share, before a command imports torch."""
+    stand_in()
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     context.obj = Common(1 if verbose else -1 if quiet else 0, threads)

@@ -6,8 +6,8 @@ import errno
 import functools
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 import typer
@@ -74,6 +74,24 @@ def silence(stream: TextIO | None = None) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, number)
         os.close(nowhere)
+
+
+def stand_in() -> None:
+    """Give what is written to stdout and stderr somewhere to go where the command was started without (``>&-``)."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - as long as the program
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+
+
+@contextmanager
+def writing(stream: TextIO) -> Iterator[None]:
+    """Name standard output in what its system says while it is written to; what is written after that goes nowhere."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        silence(stream)
+        raise OSError(error.errno, error.strerror, "standard output") from None
 
 
 def _of_file(error: BaseException) -> str | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from headrace.cli.output import Output
 
@@ -86,7 +86,8 @@ class Keeping:
         Raises:
             SavedStreamError: The folder cannot be written to.
         """
-        if self.resume is not None and (before := _watched(self.resume)) not in (None, _name(source)):
+        before = None if self.resume is None else _noted(self.resume).get("source")
+        if isinstance(before, str) and before != _name(source.name):
             name, at_s = source.name, stream.state.time_s
             out.note(f"{self.resume} was watching {before}; goes on with {name} at {at_s:g} s")
         if self.home is None:
@@ -107,12 +108,24 @@ class Keeping:
         if self._finish(stream, checkpoints.close):
             out.object("saved", folder=str(self.home), time_s=stream.state.time_s)
 
+    def seen_last(self, source: str, time_s: float) -> str | None:
+        """Name of the image that the stream to go on with saw last, at ``time_s`` seconds, of a folder it watched."""
+        noted = {} if self.resume is None else _noted(self.resume)
+        pictures = noted.get("pictures")
+        if noted.get("source") != _name(source) or not isinstance(pictures, dict):
+            return None
+        return max((name for name in pictures if pictures[name] <= time_s), key=pictures.__getitem__, default=None)
+
     def interrupted(self, stream: Stream, out: Output, source: VideoSource) -> Path | None:
         """Save a stream that a signal has stopped and that has no folder; returns where a stream is to be found."""
         if self.home is not None:
             return self.found(stream)
-        folder = next(path for path in _names() if not _is_held(path))
+        if not stream.num_frames:
+            return None
+        folder = _claimed()
         if not self._finish(stream, lambda: stream.save(folder)):
+            with suppress(OSError):  # where nothing was written
+                folder.rmdir()
             return None
         _write_down(folder, source)
         out.object("saved", folder=str(folder), time_s=stream.state.time_s)
@@ -134,10 +147,18 @@ class Keeping:
         return self.error is None
 
 
-def _names() -> Iterator[Path]:
-    yield Path(INTERRUPTED)
-    for number in itertools.count(2):
-        yield Path(f"{INTERRUPTED}-{number}")
+def _claimed() -> Path:
+    """Make a folder that nobody has: another command may be stopped at the same moment, and look for one here, too."""
+    for number in itertools.count(1):
+        folder = Path(INTERRUPTED if number == 1 else f"{INTERRUPTED}-{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        except OSError:  # saving says why it cannot be
+            pass
+        return folder
+    raise AssertionError
 
 
 def _is_held(folder: Path) -> bool:
@@ -146,23 +167,29 @@ def _is_held(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-def _name(source: VideoSource) -> str:
+def _name(source: str) -> str:
     """What to call a source in another run, from wherever that is started."""
-    return os.path.abspath(source.name) if os.path.exists(source.name) else source.name
+    return os.path.abspath(source) if os.path.exists(source) else source
 
 
-def _watched(folder: Path) -> str | None:
-    """What a saved stream was watching, None where nobody knows: an earlier version or a program saved it."""
+def _noted(folder: Path) -> dict[str, Any]:
+    """What was written down of what a stream watched; nothing where an earlier version or a program saved it."""
     try:
-        found = json.loads((folder / SOURCE).read_text(encoding="utf-8"))["source"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return found if isinstance(found, str) else None
+        found = json.loads((folder / SOURCE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _write_down(folder: Path, source: VideoSource) -> None:
-    """Write down what a stream watches; it only serves a remark, so a disk that is full is no error here."""
+    """Write down what a stream watches, and when each image of a folder comes.
+
+    A disk that is full is no error here: the stream itself tells it.
+    """
+    noted: dict[str, Any] = {"source": _name(source.name)}
+    if os.path.isdir(source.name):
+        noted["pictures"] = dict(source.pictures)
     part = folder / f"{SOURCE}.part"
     with suppress(OSError):
-        part.write_text(json.dumps({"source": _name(source)}) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(noted) + "\n", encoding="utf-8")
         os.replace(part, folder / SOURCE)

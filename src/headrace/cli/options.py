@@ -162,8 +162,8 @@ ReconnectText = Annotated[
     typer.Option(
         "--reconnect",
         metavar="N|forever",
-        help="Tries in a row to get a lost live source back, then the command fails; default: forever with --watch or"
-        " a folder that keeps the stream, else 10.",
+        help="Tries in a row to get a live source back that was lost or is not there yet, then the command fails;"
+        " default: forever with --watch or a folder that keeps the stream, else 10 once it was there.",
         rich_help_panel=STREAM,
     ),
 ]

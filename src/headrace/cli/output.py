@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from headrace.cli.failing import silence
+from headrace.cli.failing import silence, writing
 
 if TYPE_CHECKING:
     from headrace.types import Answer, Event, Moment, Report
@@ -54,13 +54,18 @@ class Output:
     def object(self, event: str, **values: Any) -> None:
         """Write one JSON object, in JSON mode only."""
         if self.as_json:
-            sys.stdout.write(json.dumps({"event": event, **values}) + "\n")
-            sys.stdout.flush()
+            with writing(sys.stdout):
+                sys.stdout.write(json.dumps({"event": event, **values}) + "\n")
+                sys.stdout.flush()
 
     def line(self, text: str = "", *, style: str | None = None) -> None:
         """Write one line for a person."""
         if not self.as_json:
-            self.console.print(text, style=style, markup=False)
+            self._print(text, style=style, markup=False)
+
+    def _print(self, text: str, **how: Any) -> None:
+        with writing(sys.stdout):
+            self.console.print(text, **how)
 
     def note(self, text: str) -> None:
         """Write a remark to stderr; where that cannot be written to, remarks go nowhere and the work goes on."""
@@ -93,14 +98,12 @@ class Output:
             return
         mark = "" if right is None else " ✓" if right else " ✗"
         colour = "green" if right is not False else "red"
-        self.console.print(f"  {answer.time_s:7.2f} s  [bold]Q[/bold] {escape(answer.question)}")
+        self._print(f"  {answer.time_s:7.2f} s  [bold]Q[/bold] {escape(answer.question)}")
         told = "" if truth is None else f"   (truth: {escape(truth)}){mark}{note}"
-        self.console.print(
-            f"             [bold]A[/bold] [{colour}]{escape(answer.text) or '(silence)'}[/{colour}]{told}"
-        )
+        self._print(f"             [bold]A[/bold] [{colour}]{escape(answer.text) or '(silence)'}[/{colour}]{told}")
         rests = ", ".join(moment(m) for m in answer.evidence)
         where = f", most attention on {rests}" if rests else ""
-        self.console.print(f"             first token {answer.first_token_ms:.0f} ms{where}", style="dim")
+        self._print(f"             first token {answer.first_token_ms:.0f} ms{where}", style="dim")
 
     def event(self, event: Event, *, right: bool | None = None, note: str = "") -> None:
         """Write what a stream said by itself; ``right`` says whether there was reason to, where that is known."""
@@ -116,9 +119,7 @@ class Output:
         mark = "" if right is None else " ✓" if right else " ✗"
         colour = "green" if right is not False else "red"
         text = f"[{colour}]{escape(event.answer.text) or '(silence)'}[/{colour}]{mark}"
-        self.console.print(
-            f"  {event.time_s:7.2f} s  [bold]![/bold] {text}   [dim]{escape(note or event.instruction)}[/dim]"
-        )
+        self._print(f"  {event.time_s:7.2f} s  [bold]![/bold] {text}   [dim]{escape(note or event.instruction)}[/dim]")
 
     def explained(self, found: dict[str, Any]) -> None:
         """Say where an explanation is."""

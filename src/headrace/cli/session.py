@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from headrace.cli.explain import Explainer
     from headrace.cli.watching import Asking, Watched
     from headrace.engine import Engine, Stream
-    from headrace.video import VideoSource
+    from headrace.video import Reconnect, VideoSource
 
 
 @dataclass(frozen=True)
@@ -127,16 +127,27 @@ class Session:
     def _open(self, stream: Stream | None) -> VideoSource:
         """Open the source, where a stream goes on behind what it has seen."""
         from headrace import video
+        from headrace.video.address import local_path, scheme_of
 
         window, after_s = dict(self.window), 0.0
         if stream is not None and stream.num_frames:
             after_s = stream.state.time_s
             window |= {"after": after_s, "begins": stream.state.began_s}
+            path = local_path(self.source) if scheme_of(self.source) == "file" else self.source
+            window |= {"behind": self.kept.seen_last(str(path), after_s)}
             window |= {"start": None} if self.kept.is_service else {}
         try:
-            return video.open(self.source, reconnect=video.Reconnect(tries=self.tries), **window)
+            return video.open(self.source, reconnect=self._reconnect, **window)
         except video.VideoError as error:
             raise (error if window["start"] is not None or not after_s else self._worded(error, after_s)) from None
+
+    @property
+    def _reconnect(self) -> Reconnect:
+        """How hard to try: for a camera that is not there yet only where that was asked for, or nobody looks on."""
+        from headrace.video import Reconnect
+
+        asked = self.tries is None or self.context.params.get("reconnect") is not None
+        return Reconnect(tries=self.tries, at_first=asked)
 
     def _worded(self, error: Exception, after_s: float) -> Exception:
         """The same error, in the words of the command line where it speaks of a start that nobody gave."""

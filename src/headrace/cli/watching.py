@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +19,7 @@ from headrace.video import VideoSource
 
 # Ctrl-C; what `docker stop`, `systemctl stop` and `timeout` send; a terminal that is closed
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+ECHO_S = 0.5  # the same signal may come twice
 FAILURES = (ValueError, OSError, MemoryError, RuntimeError)  # of the source, the model and the machine
 
 
@@ -87,27 +90,35 @@ class Stop(threading.Event):
 
 @contextmanager
 def graceful(source: VideoSource) -> Iterator[Stop]:
-    """Turn the first of ``SIGNALS`` into a flag, so that the frame at hand is finished; the second acts as usual.
+    """Turn the first of ``SIGNALS`` into a flag, so that the frame at hand is finished; a later one acts as usual.
 
-    A live source is closed too: it may never send another frame. A signal that the command was started to ignore, as
-    ``nohup`` does with SIGHUP, stays ignored; but for Ctrl-C, which a shell takes from what runs in the background.
+    The source is closed too: it may never have another frame. What comes right behind the first signal is taken for the
+    same one: `timeout`, a terminal that is closed and Ctrl-C under a wrapper send it to the command and again to its
+    group. A signal that the command was started to ignore, as ``nohup`` does with SIGHUP, stays ignored; but for
+    Ctrl-C, which a shell takes from what runs in the background.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    again_s = math.inf  # from when on another signal counts
 
     def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
 
     def note(number: int, _: FrameType | None) -> None:
+        nonlocal again_s
+        if stop.is_set():
+            if time.monotonic() >= again_s:
+                restore()
+                signal.raise_signal(number)
+            return
+        again_s = time.monotonic() + ECHO_S
         stop.number = number
         stop.set()
-        restore()
-        if source.live:
-            threading.Thread(target=source.close, daemon=True).start()
+        threading.Thread(target=source.close, daemon=True).start()
 
     for number, handler in before.items():
         if handler is not signal.SIG_IGN or number == signal.SIGINT:
@@ -115,6 +126,8 @@ def graceful(source: VideoSource) -> Iterator[Stop]:
     try:
         yield stop
     finally:
+        if stop.is_set():
+            time.sleep(max(0.0, again_s - time.monotonic()))
         restore()
 
 

@@ -26,6 +26,7 @@ class Address:
         format: Demuxer to force, or None.
         options: Demuxer and protocol options.
         live: True: never waits for us. None: an address whose length decides it.
+        patient: Data may come in pieces, with nothing between them; silence is told by each connection alone.
     """
 
     target: str
@@ -33,6 +34,7 @@ class Address:
     format: str | None = None
     options: dict[str, str] = field(default_factory=dict)
     live: bool | None = None
+    patient: bool = False
 
 
 def scheme_of(text: str) -> str | None:
@@ -81,7 +83,7 @@ def network(text: str, read_timeout_s: float) -> Address:
     micros = str(int(read_timeout_s * 1e6))
     if scheme in _WEB:
         options = {"rw_timeout": micros, "reconnect": "1", "reconnect_delay_max": "2"}
-        return Address(quoted(text), name, options=options)
+        return Address(quoted(text), name, options=options, patient=True)
     if scheme in {"rtsp", "rtsps"}:
         return Address(text, name, options={"rtsp_transport": "tcp", "timeout": micros}, live=True)
     if scheme in _PUSHED:

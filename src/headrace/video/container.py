@@ -14,7 +14,7 @@ from typing import Any
 
 import av
 
-from headrace.video.errors import OPEN_ERRORS, READ_ERRORS, VideoError, cause
+from headrace.video.errors import OPEN_ERRORS, READ_ERRORS, UnreachableError, VideoError, cause, may_come
 from headrace.video.rgb import to_rgb
 from headrace.video.shots import Facts, Shot, Warn
 from headrace.video.timeline import Timeline
@@ -24,6 +24,7 @@ _MAX_FPS = 480
 _STILL_FORMATS = ("image2", "_pipe")
 _NO_SEEKING = frozenset({"mpeg"})  # a program stream: FFmpeg searches it, and lands behind the place or on wrong stamps
 _FROM_ZERO = frozenset({"asf", "nut"})  # their headers say when the last picture ends, not how long it is until then
+_MICRO = Fraction(1, 1_000_000)  # seconds; in these, frames that carry no times of their own are stamped
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,8 @@ class ContainerReader:
         except VideoError:
             self._container.close()
             raise
+        # a camera's MJPEG or raw H.264: FFmpeg would count its frames at a rate that it makes up
+        self._by_arrival = self.facts.live and _is_unstamped(self._container)
         self._packets = self._decoded = self._damaged = 0
         self._broken: str | None = None
         self._until_s = 0.0
@@ -87,6 +90,8 @@ class ContainerReader:
             VideoError: A live source broke off; says why. A finite one only warns and ends.
         """
         timeline = Timeline(self._stream.time_base, self._stream.start_time, self.facts.fps)
+        if self._by_arrival:
+            timeline = Timeline(_MICRO, None, self.facts.fps)
         shots = self._shots(timeline)
         if start_s > 0 and self._seek(start_s):
             first = next(shots, None)
@@ -117,7 +122,7 @@ class ContainerReader:
             time_s, jumped = timeline.place(stamp, now_s - before_s if self.facts.live else None)
             before_s = now_s
             self._until_s = time_s + float((picture.duration or 0) * (picture.time_base or 0))
-            yield Shot(time_s, partial(to_rgb, picture), gap or jumped)
+            yield Shot(time_s, partial(to_rgb, picture), gap or jumped, self._sent_s(picture))
             gap = False
 
     def _stamped(self, timeline: Timeline) -> Iterator[tuple[av.VideoFrame | None, int | None]]:
@@ -139,14 +144,26 @@ class ContainerReader:
             yield far, self._stamp(far)
 
     def _stamp(self, picture: av.VideoFrame) -> int | None:
-        """A picture's place in ticks; AVI knows no times but those of decoding, which FFmpeg reports as any other."""
+        """A picture's place in ticks of the timeline.
+
+        AVI knows no times but those of decoding, which FFmpeg reports as those of presentation, too.
+        """
+        if self._by_arrival:
+            return round(self._clock() / _MICRO)
         stamp: int | None = picture.dts if self._container.format.name == "avi" else picture.pts
         return stamp
+
+    def _sent_s(self, picture: av.VideoFrame) -> float | None:
+        """When a picture was sent by the clock of whoever writes a playlist; other senders may begin anew each time."""
+        if not self.facts.live or "hls" not in self._container.format.name or picture.pts is None:
+            return None
+        return float(picture.pts * self._stream.time_base)
 
     def _pictures(self) -> Iterator[av.VideoFrame | None]:
         """Yield decoded frames, and None where one could not be decoded."""
         packets = self._container.demux(self._stream)
         while True:
+            asked = time.monotonic()
             try:
                 packet = next(packets, None)
             except READ_ERRORS as problem:
@@ -154,6 +171,8 @@ class ContainerReader:
                 if self.facts.live:
                     raise VideoError(self._broken) from problem
                 packet = None
+            if self.facts.live and not (packet and packet.size) and self._is_late(asked):
+                raise VideoError(f"nothing arrived for {time.monotonic() - asked:.0f} s")
             if packet is None:
                 return
             self._packets += packet.size > 0
@@ -163,6 +182,11 @@ class ContainerReader:
             except READ_ERRORS:
                 self._damaged += self._decoded > 0 or not self.facts.live
                 yield None
+
+    def _is_late(self, asked: float) -> bool:
+        """Tell whether a read that began then was cut off by the time-out; some demuxers call that the end."""
+        limits = self._opening.timeouts
+        return limits is not None and time.monotonic() - asked >= 0.9 * limits[1]
 
     def _seek(self, start_s: float) -> bool:
         stream, opening = self._stream, self._opening
@@ -231,7 +255,8 @@ def _open_container(opening: Opening) -> Any:
             raise VideoError(f"cannot open {opening.name}: {why}") from problem
         late = opening.timeouts is not None and time.monotonic() - began >= 0.9 * opening.timeouts[0]
         why = "nothing arrived before the time-out" if late else cause(problem)
-        raise VideoError(f"cannot open {opening.name}: {why}") from problem
+        kind = UnreachableError if late or may_come(problem) else VideoError
+        raise kind(f"cannot open {opening.name}: {why}") from problem
 
 
 def _is_file(target: Any) -> bool:
@@ -270,11 +295,16 @@ def _facts(container: Any, stream: Any, opening: Opening) -> Facts:
         still = container.format.name.endswith(_STILL_FORMATS)
         live = duration is None and not sized and not still
     if live:
-        return Facts(opening.name, fps=fps, live=True)
+        return Facts(opening.name, fps=None if _is_unstamped(container) else fps, live=True)
     count = round(duration * fps) if duration and fps else None
     if stream.frames:  # in MP4 and MOV, the ones that an edit list hides are counted, too
         count = min(stream.frames, count or stream.frames) if "mov" in container.format.name else stream.frames
     return Facts(opening.name, fps=fps, duration_s=duration, num_frames=count)
+
+
+def _is_unstamped(container: Any) -> bool:
+    """Tell whether a container has no room for times."""
+    return bool(container.format.flags & av.format.Flags.no_timestamps.value)
 
 
 def _duration(container: Any, stream: Any) -> float | None:

@@ -14,14 +14,20 @@ from typing import Any, BinaryIO, cast
 
 from headrace.video.address import Address, camera, is_camera, local_path, network, scheme_of
 from headrace.video.container import ContainerReader, Opening
-from headrace.video.errors import VideoError, cause
+from headrace.video.errors import UnreachableError, VideoError, cause
 from headrace.video.patience import within
 from headrace.video.pictures import PHOTO_SUFFIXES, ArrayReader, PhotoReader, open_folder, open_photo
 from headrace.video.piped import Piped, can_seek
-from headrace.video.reconnect import Reconnect, Unbroken
+from headrace.video.reconnect import Reconnect, Unbroken, connected
 from headrace.video.shots import Reader, Warn
 from headrace.video.source import Notes, VideoSource, Wanted
 from headrace.video.spool import fetched, read_head, spooled
+
+#: Who is told what the user should know, and what says that the source was closed.
+_Told = tuple[Warn, threading.Event]
+
+#: Longest silence of a web address in seconds at least: an HLS playlist names a new piece every 10 s or so.
+_PATIENCE_S = 60.0
 
 #: What can be watched: text or a path, a binary file object, an array, or an iterable of arrays.
 Source = str | os.PathLike[str] | BinaryIO | Iterable[Any]
@@ -35,6 +41,7 @@ def open(
     end: float | None = None,
     after: float | None = None,
     begins: float | None = None,
+    behind: str | None = None,
     realtime: bool = False,
     live: bool | None = None,
     options: Mapping[str, str] | None = None,
@@ -60,12 +67,15 @@ def open(
             a beginning starts there. A live one does not, because its time begins anew whenever it is opened.
         begins: With ``after``, the time of the very first frame that was seen, from which sampling goes on counting;
             default: where the source begins.
+        behind: With ``after``, of a folder: the name of the image that was seen last (``VideoSource.pictures``). What
+            sorts behind it is new, whatever was removed before it.
         realtime: Hold frames back until their presentation time, and treat the source as live.
         live: For addresses: True when frames do not wait for us. Default: always so for RTSP, RTMP, UDP and the
             like; for a web address unless its length is known, in seconds or bytes (a file, a closed HLS playlist).
         options: More FFmpeg options for the demuxer and protocol, such as ``{"rtsp_transport": "udp"}``.
         open_timeout_s: Longest wait for an address to answer with a picture format, in seconds.
-        read_timeout_s: Longest silence of an address, in seconds; for HLS more than a segment's length.
+        read_timeout_s: Longest silence of an address, in seconds. Where data come in pieces (HLS) it bounds each
+            answer of the server; between pieces a minute may pass.
         queue_frames: Frames that may wait while the consumer of a live source is busy; then the oldest is dropped.
         reconnect: How hard to try when a live source is lost; default ``Reconnect()``. Cameras and addresses only.
         clock: Time in seconds, any origin; for tests.
@@ -83,7 +93,7 @@ def open(
     wanted = Wanted(fps=fps, start_s=start, end_s=end, realtime=realtime, queue_frames=queue_frames)
     stop = threading.Event()
     notes = Notes(stop)
-    wait = partial(_wait, stop, sleep)
+    wait, policy = partial(_wait, stop, sleep), reconnect or Reconnect()
     where = _where(source, read_timeout_s)
     reader: Reader
     if isinstance(where, Address):
@@ -93,16 +103,17 @@ def open(
             opening = Opening(file, where.name, options=dict(options or {}), live=False)
             reader = ContainerReader(opening, notes)
         else:
-            reader = _connect(opening, notes, clock)
+            reader = connected(partial(_connect, opening, notes, clock), policy, wait, notes)
         if reader.facts.live:
             again = partial(ContainerReader, opening, notes, clock)
-            reader = Unbroken(reader, again, reconnect or Reconnect(), clock, wait, notes)
+            reader = Unbroken(reader, again, policy, clock, wait, notes)
     elif isinstance(where, Path):
-        reader = _open_path(where, fps, dict(options or {}), notes)
+        seen = None if behind is None or after is None or start is not None else (behind, after)
+        reader = _open_path(where, fps or 1.0, dict(options or {}), (notes, stop), seen)
     elif isinstance(where, World):
         reader = _open_world(where.text)
     elif hasattr(where, "read"):
-        reader = _open_stream(where, dict(options or {}), notes)
+        reader = _open_stream(where, dict(options or {}), (notes, stop))
     else:
         reader = ArrayReader(where, fps or 1.0)
     if isinstance(reader, PhotoReader | ArrayReader):  # their times came from fps already
@@ -152,6 +163,8 @@ def _where(source: Any, read_timeout_s: float) -> Any:
 
 
 def _opening(where: Address, options: dict[str, str], timeouts: tuple[float, float], live: bool | None) -> Opening:
+    if where.patient:
+        timeouts = (timeouts[0], max(timeouts[1], _PATIENCE_S))
     return Opening(
         where.target,
         where.name,
@@ -168,13 +181,16 @@ def _connect(opening: Opening, warn: Warn, clock: Callable[[], float]) -> Contai
     try:
         return within(patience, partial(ContainerReader, opening, warn, clock), ContainerReader.close)
     except TimeoutError:
-        raise VideoError(f"cannot open {opening.name}: no answer within {patience:g} s") from None
+        raise UnreachableError(f"cannot open {opening.name}: no answer within {patience:g} s") from None
 
 
-def _open_path(path: Path, fps: float | None, options: dict[str, str], warn: Warn) -> Reader:
+def _open_path(
+    path: Path, fps: float, options: dict[str, str], told: _Told, behind: tuple[str, float] | None
+) -> Reader:
+    warn = told[0]
     try:
         if path.is_dir():
-            return open_folder(path, fps or 1.0, warn)
+            return open_folder(path, fps, warn, behind)
         size = path.stat().st_size
     except FileNotFoundError:
         raise VideoError(f"no such file or folder: {path}") from None
@@ -183,28 +199,28 @@ def _open_path(path: Path, fps: float | None, options: dict[str, str], warn: War
     if path.is_file() and size == 0:
         raise VideoError(f"cannot open {path}: the file is empty")
     if path.suffix.lower() in PHOTO_SUFFIXES:
-        return open_photo(path, fps or 1.0, warn)
+        return open_photo(path, fps, warn)
     if not path.is_file():  # a named pipe: reads of our own end at Ctrl-C
-        return _open_pipe(path, options, warn)
+        return _open_pipe(path, options, told)
     # FFmpeg would take what stands before a colon in a bare name for a protocol
     opening = Opening(os.path.abspath(path), os.fspath(path), options=options, live=False)
     return ContainerReader(opening, warn)
 
 
-def _open_pipe(path: Path, options: dict[str, str], warn: Warn) -> Reader:
+def _open_pipe(path: Path, options: dict[str, str], told: _Told) -> Reader:
     try:
         pipe = path.open("rb", buffering=0)
     except OSError as problem:
         raise VideoError(f"cannot open {path}: {cause(problem)}") from problem
     try:
-        return _open_stream(cast(BinaryIO, pipe), options, warn, name=os.fspath(path), closes=pipe)
+        return _open_stream(cast(BinaryIO, pipe), options, told, name=os.fspath(path), closes=pipe)
     except BaseException:
         pipe.close()
         raise
 
 
 def _open_stream(
-    stream: BinaryIO, options: dict[str, str], warn: Warn, *, name: str = "the file object", closes: Any = None
+    stream: BinaryIO, options: dict[str, str], told: _Told, *, name: str = "the file object", closes: Any = None
 ) -> Reader:
     if stream is getattr(sys.stdin, "buffer", None):
         name = "standard input"
@@ -213,14 +229,14 @@ def _open_stream(
         raise VideoError(f"cannot open {name}: nothing is piped into it")
     again, target = can_seek(stream), stream
     if not again:
-        piped = Piped(stream, name)
+        piped = Piped(stream, name, told[1])
         head, index_last = read_head(piped.read)
         if index_last:
             again, target = True, spooled(head, piped.read)
         else:
             piped.put_back(head)
             target = cast(BinaryIO, piped)
-    return ContainerReader(Opening(target, name, options=options, live=False, again=again, closes=closes), warn)
+    return ContainerReader(Opening(target, name, options=options, live=False, again=again, closes=closes), told[0])
 
 
 def _open_world(text: str) -> Reader:

@@ -23,9 +23,25 @@ _CAUSES: tuple[tuple[str, str], ...] = (
     ("EOFError", "its data ends before the first frame"),
 )
 
+#: Kinds of exception that say that nobody answers now.
+_NO_ANSWER = frozenset({"ConnectionError", "ExitError", "HTTPServerError", "TimeoutError"})
+
 
 class VideoError(ValueError):
     """A source that cannot be read; the message names it and says what would be right."""
+
+
+class UnreachableError(VideoError):
+    """A source that does not answer; it may later."""
+
+
+_ABSENT = frozenset({errno.EIO, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN})  # EIO: no name
+
+
+def may_come(problem: BaseException) -> bool:
+    """Tell whether what PyAV or the system raised says no more than that nobody answers now."""
+    kinds = {kind.__name__ for kind in type(problem).__mro__}
+    return bool(kinds & _NO_ANSWER) or getattr(problem, "errno", None) in _ABSENT
 
 
 def cause(problem: BaseException) -> str:

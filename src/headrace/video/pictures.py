@@ -74,28 +74,47 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
 
 
 class PhotoReader:
-    """Photos in a given order, one every ``1 / fps`` seconds; damaged ones are left out with a warning."""
+    """Photos in a given order, one every ``1 / fps`` seconds; damaged ones are left out with a warning.
 
-    def __init__(self, name: str, paths: list[Path], fps: float, warn: Warn) -> None:
-        duration = len(paths) / fps
-        self.facts = Facts(name, fps=fps, duration_s=duration, num_frames=len(paths))
-        self._paths, self._fps, self._warn = paths, fps, warn
+    Attributes:
+        facts: What is known about them.
+        pictures: Their times in seconds by name; where they go on behind a picture, that one, too.
+    """
+
+    def __init__(
+        self, name: str, paths: list[Path], fps: float, warn: Warn, behind: tuple[str, float] | None = None
+    ) -> None:
+        """Take photos in order, behind one of this name and time in seconds that was seen earlier."""
+        names, begins_s = [path.name for path in paths], 0.0
+        if behind is not None:
+            names, begins_s = [behind[0], *names], behind[1]
+        self.facts = Facts(
+            name,
+            fps=fps,
+            duration_s=len(names) / fps,
+            num_frames=len(paths),
+            begins_s=begins_s,
+            nothing_new=not paths,
+        )
+        self.pictures = {name: begins_s + i / fps for i, name in enumerate(names)}
+        self._paths, self._warn, self._lone = paths, warn, len(names) == 1
 
     def shots(self, start_s: float) -> Iterator[Shot]:
-        """Yield one shot per photo; photo ``i`` has the time ``i / fps``."""
-        gap, lone = False, len(self._paths) == 1
-        for i, path in enumerate(self._paths):
-            if i / self._fps < start_s:
+        """Yield one shot per photo, at the times of ``pictures``."""
+        gap = False
+        for path in self._paths:
+            time_s = self.pictures[path.name]
+            if time_s < start_s:
                 continue
             try:
                 image = load_photo(path)
             except VideoError as problem:
-                if lone:
+                if self._lone:
                     raise
                 self._warn(f"{problem}; it was left out")
                 gap = True
                 continue
-            yield Shot(i / self._fps, partial(_same, image), gap)
+            yield Shot(time_s, partial(_same, image), gap)
             gap = False
 
     def close(self) -> None:
@@ -156,8 +175,15 @@ def open_photo(path: Path, fps: float, warn: Warn) -> PhotoReader | AnimationRea
     return PhotoReader(str(path), [path], fps, warn)
 
 
-def open_folder(folder: Path, fps: float, warn: Warn) -> PhotoReader:
+def open_folder(folder: Path, fps: float, warn: Warn, behind: tuple[str, float] | None = None) -> PhotoReader:
     """Open the photos directly inside a folder, in natural order of their names.
+
+    Args:
+        folder: Where they lie.
+        fps: Photos per second.
+        warn: Told of damaged ones, and where the one to go on behind is gone.
+        behind: Name and time in seconds of the last one that was seen earlier; only those that sort behind it are
+            opened, and times go on from it. Which place it had then tells nothing: older ones may be gone.
 
     Raises:
         VideoError: The folder holds no photo.
@@ -165,7 +191,15 @@ def open_folder(folder: Path, fps: float, warn: Warn) -> PhotoReader:
     found = [p for p in folder.iterdir() if p.suffix.lower() in PHOTO_SUFFIXES and p.is_file()]
     if not found:
         raise VideoError(f"no images in the folder {folder}; png, jpeg, webp or bmp files are expected in it")
-    return PhotoReader(str(folder), sorted(found, key=lambda p: natural_key(p.name)), fps, warn)
+    found.sort(key=lambda path: natural_key(path.name))
+    if behind is not None:
+        new = [path for path in found if natural_key(path.name) > natural_key(behind[0])]
+        if (old := len(found) - len(new)) and all(path.name != behind[0] for path in found):
+            warn(f"{behind[0]}, seen last, is gone from {folder}; {old} images that sort before it are left out")
+        elif not old:
+            warn(f"{behind[0]}, seen last, is gone from {folder}; images between it and the first one may be, too")
+        found = new
+    return PhotoReader(str(folder), found, fps, warn, behind)
 
 
 class ArrayReader:

@@ -17,11 +17,13 @@ class Shot:
         time_s: Presentation time in seconds from the start of the stream.
         image: Makes the uint8 (height, width, 3) RGB tensor; costly, so only called for chosen shots.
         gap: True when pictures are known to be missing before this one.
+        stamp_s: Its time in seconds by the sender's clock, where that goes on when the source is opened again.
     """
 
     time_s: float
     image: Callable[[], Tensor]
     gap: bool = False
+    stamp_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Facts:
         num_frames: Number of pictures (an estimate), or None.
         live: True when the pictures do not wait for us.
         begins_s: Time of the first picture in seconds.
+        nothing_new: True when all there is was seen earlier.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Facts:
     num_frames: int | None = None
     live: bool = False
     begins_s: float = 0.0
+    nothing_new: bool = False
 
 
 class Reader(Protocol):

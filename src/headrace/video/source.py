@@ -6,17 +6,19 @@ import logging
 import math
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
 
 from headrace.types import Frame
 from headrace.video.errors import VideoError
 from headrace.video.live import LiveThread
+from headrace.video.pictures import PhotoReader
 from headrace.video.sampling import pace, sample, window
 from headrace.video.shots import Facts, Reader, Shot
 
 _log = logging.getLogger("headrace.video")
+_MAX_FPS = 1_000_000  # times are known to the microsecond
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +42,8 @@ class Wanted:
     queue_frames: int = 16
 
     def __post_init__(self) -> None:
-        if self.fps is not None and not 0 < self.fps < math.inf:
-            raise VideoError(f"fps must be a number above 0, not {self.fps}")
+        if self.fps is not None and not 0 < self.fps <= _MAX_FPS:
+            raise VideoError(f"fps must be a number above 0, and {_MAX_FPS:,} at most, not {self.fps:g}")
         if self.start_s is not None and not 0 <= self.start_s < math.inf:
             raise VideoError(f"start must be 0 seconds or more, not {self.start_s}")
         if self.end_s is not None and not (self.start_s or 0.0) < self.end_s:
@@ -140,6 +142,11 @@ class VideoSource:
         """True when a live source was lost and all attempts to get it back have failed; it may not have ended."""
         return bool(getattr(self._reader, "given_up", False))
 
+    @property
+    def pictures(self) -> Mapping[str, float]:
+        """Of a folder of images, the time of each in seconds by name; else empty."""
+        return self._reader.pictures if isinstance(self._reader, PhotoReader) else {}
+
     def __iter__(self) -> Iterator[Frame]:
         return self
 
@@ -183,7 +190,7 @@ class VideoSource:
         closed, self._ended = self._stop.is_set(), True
         if self._thread is None:
             self._reader.close()
-        if self._count == 0 and not closed:
+        if self._count == 0 and not closed and not self._reader.facts.nothing_new:
             raise VideoError(self._why_nothing())
         raise StopIteration
 
