@@ -128,8 +128,8 @@ def test_words_that_count_on_behind_the_frames_are_an_ordinary_prompt(family: st
         plain.push(frame)
     said["plain"] = plain.ask(QUESTION, max_tokens=4).tokens
     ids = torch.cat([segment.ids for segment in recorder.segments], dim=1)
-    kinds = torch.cat([segment.kind for segment in recorder.segments])
-    start = int(ids[0, kinds == Kind.TEXT][0])
+    frame, kind = (torch.cat([getattr(segment, name) for segment in recorder.segments]) for name in ("frame", "kind"))
+    start = int(ids[0, (frame < 0) & (kind != Kind.PREFIX)][0])
     for offset in (start, 0):
         stream = kin(family).open("group_position", settings=[f"memory.offset={offset}"])
         for frame in clips()[0]:
