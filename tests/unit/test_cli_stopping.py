@@ -40,10 +40,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @contextmanager
 def started(words: list[str], also: Callable[[], object] = lambda: None, **options: Any) -> Iterator[subprocess.Popen]:
-    """A process that hears SIGHUP, which it would not where ``nohup`` runs the tests, and that ends with the test."""
+    """A process that hears every signal, whoever runs the tests (``nohup``, a script's ``&``); it ends with its test."""
 
     def prepare() -> None:
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        for number in (signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
         also()
 
     with subprocess.Popen(words, preexec_fn=prepare, **options) as process:
@@ -53,14 +54,15 @@ def started(words: list[str], also: Callable[[], object] = lambda: None, **optio
             process.kill()
 
 
-def test_a_process_of_these_tests_hears_sighup_also_under_nohup() -> None:
-    words = [sys.executable, "-c", "import signal; print(signal.getsignal(signal.SIGHUP) is signal.SIG_DFL)"]
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+def test_a_process_of_these_tests_hears_signals_whoever_runs_them() -> None:
+    tell = "import signal; print([signal.getsignal(n) is signal.SIG_IGN for n in (signal.SIGHUP, signal.SIGINT)])"
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGHUP, signal.SIGINT)}
     try:
-        with started(words, stdout=subprocess.PIPE, text=True) as process:
-            assert process.communicate(timeout=60)[0] == "True\n"
+        with started([sys.executable, "-c", tell], stdout=subprocess.PIPE, text=True) as process:
+            assert process.communicate(timeout=60)[0] == "[False, False]\n"
     finally:
-        signal.signal(signal.SIGHUP, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
@@ -130,8 +132,12 @@ def test_a_signal_that_is_to_be_ignored_is_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_the_same_signal_twice_in_a_moment_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_signal_twice_in_a_moment_is_one(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     """A wrapper sends it to the command, and again to its group; the second may come when the frame is done."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with video.open("world:7,seconds=1") as source:
         try:
             with watching.graceful(source) as stop:
@@ -330,7 +336,7 @@ def test_a_signal_ends_the_tries_for_a_camera_that_is_not_there(number: int, cod
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/c.ts"  # bound, but nobody listens
         words = [sys.executable, "-m", "headrace", "ask", url, "--watch", "x"]
-        with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        with started(words, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr is not None
             refused = f"headrace: cannot open {url}: the connection was refused; trying again in"
             assert process.stderr.readline() == f"{refused} 0.5 s\n"
