@@ -40,7 +40,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @contextmanager
 def started(words: list[str], also: Callable[[], object] = lambda: None, **options: Any) -> Iterator[subprocess.Popen]:
-    """A process that hears every signal, whoever runs the tests (``nohup``, a script's ``&``); it ends with its test."""
+    """A process that hears every signal, whoever runs the tests (``nohup``, a script's ``&``); ends with its test."""
 
     def prepare() -> None:
         for number in (signal.SIGHUP, signal.SIGINT):
