@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -114,7 +115,7 @@ def test_families_are_the_same_in_every_mode(family, way, tmp_path):
         check_same(played(engine, pipeline, tmp_path, (mode, mode, nullcontext)), wanted)
 
 
-@pytest.mark.parametrize(("mode", "family"), zip(MODES, itertools.cycle(FAMILIES)))
+@pytest.mark.parametrize(("mode", "family"), list(zip(MODES, itertools.cycle(FAMILIES), strict=False)))
 def test_a_model_may_be_loaded_in_every_mode(mode, family, tmp_path):
     write(family, tmp_path / "model")
     with MODES[mode]():
@@ -137,12 +138,13 @@ def test_streams_run_on_while_a_model_of_another_number_type_is_loaded(tmp_path)
     def look() -> None:
         while not done.is_set():
             seen.add(torch.get_default_dtype())
+            time.sleep(1e-4)
 
     threads = [threading.Thread(target=work) for work in (load, load, look)]
     for thread in threads:
         thread.start()
     try:
-        for _ in range(4):
+        for _ in range(2):
             check_same(played(engine, "rekv:2@memory.window=20", tmp_path / "s", NOTHING), wanted)
     finally:
         done.set()
