@@ -62,7 +62,7 @@ class Grid:
                 continue
             for budget in self.budgets:
                 try:
-                    registry.parse(chosen.format(f"{budget:g}"))
+                    registry.parse(chosen.replace("{}", f"{budget:g}", 1))
                 except ValueError as error:
                     raise ValueError(f"selectors: {selector} at {budget:g}: {error}") from None
 
@@ -71,7 +71,8 @@ class Grid:
         chosen, rest = _parts(selector)
         if budget == 1:
             return self.memory + rest
-        return f"{self.memory}+{chosen.format(f'{budget:g}')}@memory.positions={policy}"
+        chosen = chosen.replace("{}", f"{budget:g}", 1)
+        return f"{self.memory}+{chosen}@memory.positions={policy}"
 
     @property
     def names(self) -> list[str]:
