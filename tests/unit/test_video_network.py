@@ -542,7 +542,7 @@ def test_a_playlist_that_comes_back_shows_nothing_twice(server, tmp_path, monkey
         playlist.write_text(whole)
 
     with video.open(f"{server.url}/list.m3u8", queue_frames=99, reconnect=policy, sleep=come_back, **quiet) as s:
-        frames = list(s)
+        frames = list(itertools.islice(s, 60))  # what is shown again and again would never end
     assert numbers(frames) == list(range(50 - len(frames), 50))
     assert sum(f.gap for f in frames) == 1
     assert [b.time_s - a.time_s for a, b in itertools.pairwise(frames)] == pytest.approx([0.04] * (len(frames) - 1))
