@@ -16,6 +16,7 @@ from headrace.engine.costs import Curve
 from headrace.engine.governor import Governor
 from headrace.engine.pipeline import Pipeline
 from headrace.engine.threads import TRIAL, Threads
+from headrace.types import Frame
 from unit.simulated import GRID, STC, Prices, SimulatedStream, blank
 
 STEEP = Prices(tower=40.0, tower_fixed=0.05, prefill=20.0, prefill_fixed=0.05)
@@ -49,6 +50,56 @@ def test_a_count_above_what_a_frame_has_is_turned_from_there() -> None:
     assert [notch.values for notch in turned[1:]] == [
         notch.values for notch in dials.notches(Pipeline.parse(f"stc_pruner:{num}"), spec, dials.DECODER)[1:]
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "encoder"),
+    [
+        ("stc", {"update_ratio": 0.05, "refresh_interval": 64}),
+        ("stc_adaptive+stc_pruner", {"most": 0.05, "drift": 100.0}),
+    ],
+)
+def test_the_cheapest_setting_is_a_twentieth(text: str, encoder: dict) -> None:
+    pipeline, spec = Pipeline.parse(text), SimulatedStream().spec
+    *_, last = dials.settings(pipeline, *(dials.notches(pipeline, spec, x) for x in (dials.VISION, dials.DECODER)))
+    assert last.values == {"encoder": encoder, "compressor": {"keep": 0.05}}
+
+
+def test_asking_instructions_costs_as_the_tokens_do() -> None:
+    """What is asked over kept tokens gets cheaper with them, whichever stage the time is booked to."""
+
+    class Asked(SimulatedStream):
+        def push(self, frame: Frame) -> list:
+            events = super().push(frame)
+            stages = self.report.stage_ms
+            stages["speak"] = stages.pop("prefill")
+            return events
+
+    prices = Prices(tower=10.0, prefill=60.0)
+    settings = []
+    for kind in (SimulatedStream, Asked):
+        stream = kind(prices=prices)
+        governor = Governor(stream, target_ms=30.0, clock=stream.clock)
+        for index in range(100):
+            governor.push(blank(index))
+        settings.append([choice.setting for choice in governor.chose])
+    assert settings[0] == settings[1]
+    assert "full" not in settings[0][-50:]
+
+
+def test_a_try_says_nothing_of_a_dial_that_stood_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried, inner = [], Curve.tried
+
+    def trying(self: Curve, *args, **more) -> None:
+        tried.append(self)
+        inner(self, *args, **more)
+
+    monkeypatch.setattr(Curve, "tried", trying)
+    _, governor = govern(
+        400, 60.0, prices=STEEP, text="dense+uniform:1.0", load=lambda f: 1.4 if 20 <= f < 100 else 1.0
+    )
+    assert tried
+    assert set(tried) == {governor._curves[dials.DECODER]}
 
 
 def test_with_time_nothing_is_turned():
@@ -172,6 +223,15 @@ def test_when_nothing_fits_frames_are_skipped_and_time_is_kept():
     assert max(runs) <= 3
     assert 1000 * stream.now_s < 1.15 * 400 * target
     assert {c.setting for c in list(governor.chose)[5:]} == {"refresh_interval=64 update_ratio=0.05 keep=0.05"}
+
+
+def test_what_is_set_up_at_the_start_costs_no_frame() -> None:
+    """Steps take 105 of 100 ms, so a frame is due after twenty of them, whatever the first one took."""
+    target = (Prices().tower + Prices().prefill + Prices().rest) / 1.05
+    _, governor = govern(40, target, text="dense", noise=0.0, load=lambda frame: 20.0 if frame == 0 else 1.0)
+    skipped = [choice.frame for choice in governor.chose if choice.why == "skip"]
+    assert len(skipped) == 1
+    assert skipped[0] > 20
 
 
 @pytest.mark.parametrize("most", [0, 2])

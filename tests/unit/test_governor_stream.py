@@ -22,6 +22,7 @@ from headrace.engine.governor import Governor
 from headrace.engine.state import same
 from headrace.engine.stream import Stream
 from headrace.types import Frame
+from parity.families import kin
 from parity.models import QUESTION, frames, tiny
 from unit.test_stream import said
 
@@ -99,6 +100,22 @@ def test_bare_pictures_are_counted_where_frames_are_skipped():
     stream.push(frames(1)[0].image.numpy())
     assert stream.report is not None
     assert stream.report.frames == (last + 1,), "no number is given twice once the governor is gone"
+
+
+def test_a_tower_that_takes_pairs_has_two_frames_to_a_step():
+    stream, now = kin("qwen2_5_vl").engine.open("uniform:1.0"), [0.0]
+    push = stream.push
+
+    def taking(frame):
+        now[0] += 0.01
+        return push(frame)
+
+    stream.push = taking
+    governor = Governor(stream, target_ms=20.0, clock=lambda: now[0])
+    for frame in frames(8):
+        governor.push(frame)
+    assert governor.summary()["frames"] == {"full": 8}
+    assert [choice.took_ms for choice in governor.chose] == pytest.approx([5.0] * 4)
 
 
 def test_a_push_that_fails_leaves_the_governor_in_order():
