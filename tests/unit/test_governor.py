@@ -225,6 +225,15 @@ def test_when_nothing_fits_frames_are_skipped_and_time_is_kept():
     assert {c.setting for c in list(governor.chose)[5:]} == {"refresh_interval=64 update_ratio=0.05 keep=0.05"}
 
 
+def test_what_is_set_up_at_the_start_costs_no_frame() -> None:
+    """Steps take 105 of 100 ms, so a frame is due after twenty of them, whatever the first one took."""
+    target = (Prices().tower + Prices().prefill + Prices().rest) / 1.05
+    _, governor = govern(40, target, text="dense", noise=0.0, load=lambda frame: 20.0 if frame == 0 else 1.0)
+    skipped = [choice.frame for choice in governor.chose if choice.why == "skip"]
+    assert len(skipped) == 1
+    assert skipped[0] > 20
+
+
 @pytest.mark.parametrize("most", [0, 2])
 def test_no_more_than_so_many_are_skipped_in_a_row(most: int):
     _, governor = govern(100, 1.0, max_skip=most)

@@ -102,6 +102,14 @@ FOUND = (  # by a search; what was broken in them with earlier rules
         "stc",
         seed=211239,
     ),  # not full at the end
+    World(
+        Prices(12.882495516931343, 0.0631, 218.77616239495518, 0.238, 0.984, 0.848),
+        Load("rising", 103, 146, 2.4, 34),
+        0.292,
+        4,
+        "stc",
+        seed=207314,
+    ),  # p95 1.25 targets under load, on a noisy machine and without caution after late steps
 )
 
 
