@@ -59,6 +59,7 @@ def test_a_checkpoint_with_more_layers_is_refused(monkeypatch):
         grow(model, tokenizer, embedded())
 
 
+@pytest.mark.long  # trains twice
 def test_a_run_may_start_from_nano_and_go_on(tmp_path):
     train_nano(tmp_path, smoke=True, start="nano", progress=quiet)
     parts, _ = build_nano(1)
