@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.streams import dice, place, text_rows, thinned, turn_of, wrapped
-from headrace.methods.memories.livevlm import LiveVLM, best_pages, bucketed
-from headrace.types import Cursor, Kind, LayerSpan, Span
+from headrace.methods.memories.livevlm import LiveVLM, LiveVLMState, best_pages, bucketed
+from headrace.types import Cursor, Kind, LayerSpan, ModelSpec, Span
 from reference.livevlm import pick
 from reference.naive.decoder import Decoder, drive, spec
 
@@ -108,15 +108,21 @@ def test_pages_do_not_move_with_the_stream(axes: int):
         torch.testing.assert_close(one.scores, other.scores, atol=1e-4, rtol=0)
 
 
-def test_a_turn_that_makes_frames_leave_lets_the_newest_frame_judge_them():
-    """A long one does. It brings no queries of its own; what the newest frame looked with is kept."""
-    model, method = spec(), LiveVLM(rows=8, bucket=4, frames=2, advance=6)
+def shown(method: LiveVLM, model: ModelSpec, num: int) -> tuple[Decoder, LiveVLMState, Cursor]:
+    """A stream after so many frames."""
     decoder, state, cursor = Decoder(model), method.init(model), Cursor()
-    for i in range(7):
+    for i in range(num):
         segment, cursor = place(wrapped(thinned(3, 2 * i, model.dtype), 1), cursor)
         context = method.read(state, model, query=False)
         drive(decoder, segment, context)
         state = method.write(state, context.finish())
+    return decoder, state, cursor
+
+
+def test_a_turn_that_makes_frames_leave_lets_the_newest_frame_judge_them():
+    """A long one does. It brings no queries of its own; what the newest frame looked with is kept."""
+    model, method = spec(), LiveVLM(rows=8, bucket=4, frames=2, advance=6)
+    decoder, state, cursor = shown(method, model, 7)
     looked = tuple(x.clone() for x in state.queries)
     assert len(looked) == model.layers
     assert not any(len(strand.rows) for strand in state.strands)
@@ -133,12 +139,7 @@ def test_a_turn_that_makes_frames_leave_lets_the_newest_frame_judge_them():
 def test_talking_makes_no_frame_leave_and_stays_bounded():
     """Turns go with the frame before them; only as many words as frames have rows push frames out."""
     model, method = spec(), LiveVLM(rows=8, frames=2, advance=1)
-    decoder, state, cursor = Decoder(model), method.init(model), Cursor()
-    for i in range(3):
-        segment, cursor = place(wrapped(thinned(3, 2 * i, model.dtype), 1), cursor)
-        context = method.read(state, model, query=False)
-        drive(decoder, segment, context)
-        state = method.write(state, context.finish())
+    decoder, state, cursor = shown(method, model, 3)
     first = state.near.table.first
     for i in range(200):
         context = method.read(state, model, query=True)
